@@ -1,0 +1,109 @@
+"""Settings: `SPAMTIDE_*` over a TOML file over defaults, checked once at start. The only reader of the environment."""
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import msgspec
+
+from producers.errors import UsageError
+
+PREFIX: Final = "SPAMTIDE_"
+DEFAULT_BOOTSTRAP: Final = "127.0.0.1:9092"
+
+_Positive = Annotated[int, msgspec.Meta(ge=1)]
+_Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
+_Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One flat list; every name is also `SPAMTIDE_<NAME>` in the environment and `<name>` in the TOML file."""
+
+    bootstrap_servers: str = DEFAULT_BOOTSTRAP
+    topic_prefix: Annotated[str, msgspec.Meta(pattern=r"^[a-zA-Z0-9._-]{0,100}$")] = ""
+    """Goes before each topic, group and transactional id, so that a replay or a test lives in topics of its own."""
+    security_protocol: str = "PLAINTEXT"
+    ssl_ca_location: str = ""
+    ssl_certificate_location: str = ""
+    ssl_key_location: str = ""
+    sasl_mechanism: str = ""
+    sasl_username: str = ""
+    sasl_password: str = ""
+
+    slot: Annotated[int, msgspec.Meta(ge=0, le=9999)] = 0
+    """Which of a stage's workers this is. Two workers with one slot fence each other."""
+    metrics_address: str = "127.0.0.1"
+    count_metrics_port: _Port = 9541
+    track_metrics_port: _Port = 9542
+    alert_port: _Port = 9543
+    """ALERT's web server: metrics, and the page."""
+    label_key: str = ""
+    """Secret for the short hashes that stand for accounts and addresses in metric labels."""
+
+    flush_ms: _Positive = 1000
+    """COUNT flushes at least this often."""
+    idle_ms: _Positive = 30_000
+    """A partition read to its end and silent for this long no longer holds the watermark back."""
+    grace_ms: Annotated[int, msgspec.Meta(ge=0)] = 60_000
+    """The watermark lags the slowest partition by this much."""
+    max_ahead_minutes: _Positive = 30
+    """COUNT pauses a partition this far ahead (event time) of its slowest active one."""
+    commit_ms: _Positive = 10_000
+    """TRACK commits at least this often."""
+    max_rows: Annotated[int, msgspec.Meta(ge=1000)] = 2_000_000
+    """Entities TRACK keeps; above it the least recent small ones fold into `(other)`."""
+
+    capture_share: _Share | None = None
+    """Share of all mail that our traps catch. Without it trap hits are shown but not projected."""
+    trap_min_hits: _Positive = 10
+    page_share: _Share = 0.01
+    """Unwanted volume above this share of all intake pages."""
+    page_tier: _Positive = 10_000_000
+    """Unwanted copies a month from which an incident is critical."""
+    quiet_minutes: _Positive = 360
+    """An incident resolves after this long below its line."""
+    runbook_url: str = "https://example.invalid/spamtide/runbooks.md"
+    dashboard_url: str = "https://example.invalid/d/spamtide-campaign"
+
+    def topic(self, name: str) -> str:
+        """The physical name of a topic."""
+        return self.topic_prefix + name
+
+
+def load(environ: Mapping[str, str], toml_path: Path | None = None) -> Settings:
+    """Settings from a TOML file (named, or by `SPAMTIDE_CONFIG`) with the environment over it.
+
+    Raises `UsageError` with one line that names the setting, what is wrong and where it came from.
+    """
+    named = environ.get(PREFIX + "CONFIG")
+    path = toml_path or (Path(named) if named else None)
+    values: dict[str, Any] = _from_toml(path) if path else {}
+    origin = dict.fromkeys(values, str(path))
+    for name in Settings.__struct_fields__:
+        variable = PREFIX + name.upper()
+        if variable in environ:
+            values[name] = environ[variable]
+            origin[name] = variable
+    try:
+        return msgspec.convert(values, Settings, strict=False)
+    except msgspec.ValidationError as error:
+        raise UsageError(_explain(str(error), origin)) from None
+
+
+def _from_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"cannot read the settings file {path}: {error.strerror}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{path} is not TOML: {error}") from None
+
+
+def _explain(message: str, origin: Mapping[str, str]) -> str:
+    """`Expected int >= 1 - at $.flush_ms` as a sentence that names the variable or the file."""
+    what, _, where = message.partition(" - at `$.")
+    name = where.rstrip("`")
+    if not name:
+        return f"settings: {what}; `spamtide settings` lists the names"
+    return f"setting {name} (from {origin.get(name, 'defaults')}): {what}"
