@@ -4,9 +4,13 @@ One JSON object a record, or several separated by newlines. Unknown fields are i
 older COUNT; a field whose meaning changes takes a new `v`.
 """
 
+import socket
+from collections.abc import Iterator
 from typing import Annotated, Final, Literal
 
 import msgspec
+
+from producers.errors import InvalidInput
 
 EVENT_VERSION: Final = 1
 MAX_STRING_BYTES: Final = 320
@@ -92,3 +96,122 @@ class MailEvent(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_on
     """A declared campaign id, only where it can be trusted."""
     tokens: Annotated[tuple[_Token, ...], msgspec.Meta(max_length=MAX_TOKENS)] = ()
     """What the message shares with its kin, strongest first (see `producers.tokens`)."""
+
+
+_DECODER: Final = msgspec.json.Decoder(MailEvent)
+_BYTE_LIMITS: Final = (
+    ("id", MAX_ID_BYTES),
+    ("sender", MAX_STRING_BYTES),
+    ("account", MAX_STRING_BYTES),
+    ("helo", MAX_STRING_BYTES),
+    ("sender_domain", MAX_STRING_BYTES),
+    ("from_domain", MAX_STRING_BYTES),
+    ("campaign", MAX_TOKEN_BYTES),
+)
+
+
+def decode_lines(value: bytes) -> Iterator[tuple[int, bytes, MailEvent | InvalidInput]]:
+    """Each event of a record, or why it cannot be used: (index of the line, its bytes, event or fault).
+
+    Never raises for what is in the bytes. A record that is one JSON object over several lines is one event at line 0.
+    """
+    if not value.strip():
+        yield 0, value, InvalidInput("empty")
+        return
+    whole = _decode(value)
+    if b"\n" not in value.rstrip(b"\n") or isinstance(whole, MailEvent):
+        yield 0, value, whole
+        return
+    for index, line in enumerate(value.split(b"\n")):
+        if line.strip():
+            yield index, line, _decode(line)
+
+
+def is_plain(value: bytes) -> bool:
+    """Whether characters are bytes here and no escape can hide a NUL: then the limits of the types are exact."""
+    return value.isascii() and b"\\u" not in value
+
+
+def _decode(line: bytes) -> MailEvent | InvalidInput:
+    try:
+        event = _DECODER.decode(line)
+        if not is_plain(line):
+            check_text(event)
+        check_origin(event)
+    except msgspec.ValidationError as error:
+        return InvalidInput(_reason_of(str(error)))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        return InvalidInput(_malformed(line, error))
+    except InvalidInput as error:
+        return error
+    return event
+
+
+def check(event: MailEvent) -> None:
+    """What the types cannot say; for sources that build events rather than read them. Raises `InvalidInput`."""
+    check_text(event)
+    check_origin(event)
+
+
+def check_text(event: MailEvent) -> None:
+    """Limits in UTF-8 bytes, and no NUL. Raises `InvalidInput`."""
+    texts: list[tuple[str | None, int]] = [(getattr(event, name), limit) for name, limit in _BYTE_LIMITS]
+    texts += [(token, MAX_TOKEN_BYTES) for token in event.tokens]
+    texts += [(event.source.type, 32), (event.source.host, 255)]
+    for text, limit in texts:
+        if text is None:
+            continue
+        if "\0" in text:
+            raise InvalidInput("nul")
+        if len(text.encode("utf-8", "surrogatepass")) > limit:
+            raise InvalidInput("too_long")
+
+
+def check_origin(event: MailEvent) -> None:
+    """The address is one and the country has the form of one. Raises `InvalidInput`."""
+    if event.ip is not None and packed_address(event.ip) is None:
+        raise InvalidInput("bad_ip")
+    if event.country is not None and not is_country(event.country):
+        raise InvalidInput("bad_country")
+
+
+def packed_address(text: str) -> bytes | None:
+    """Four or sixteen bytes in network order, None for what is no address. An IPv4-mapped IPv6 address is the IPv4 one."""
+    try:
+        return socket.inet_pton(socket.AF_INET, text)
+    except (OSError, ValueError):
+        pass
+    try:
+        packed = socket.inet_pton(socket.AF_INET6, text)
+    except (OSError, ValueError):
+        return None
+    mapped = packed.startswith(b"\0" * 10 + b"\xff\xff")
+    return packed[12:] if mapped else packed
+
+
+def is_country(text: str) -> bool:
+    """Two capital ASCII letters (ISO 3166-1 alpha-2)."""
+    return len(text) == 2 and text.isascii() and text.isalpha() and text.isupper()
+
+
+def _reason_of(message: str) -> str:
+    """A stable label for msgspec's words about what does not fit the contract."""
+    if "`$.v`" in message:
+        return "version"
+    if message.startswith("Object missing"):
+        return "missing_field"
+    if message.startswith("Invalid enum"):
+        return "unknown_value"
+    if " of length <= " in message:
+        return "too_long"
+    if " of length >= " in message:
+        return "too_short"
+    if "Expected `int` >" in message or "Expected `int` <" in message or "out of range" in message:
+        return "out_of_range"
+    return "wrong_type"
+
+
+def _malformed(line: bytes, error: Exception) -> str:
+    if b"\0" in line:
+        return "nul"
+    return "not_utf8" if isinstance(error, UnicodeDecodeError) else "not_json"
