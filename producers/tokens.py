@@ -5,7 +5,10 @@ A token is `scheme:value`. The campaign of an event is, in this order: its decla
 it shows no content. HELO, address, DKIM d= and From never define a campaign: a ring changes them with every message.
 """
 
+from functools import lru_cache
 from typing import Final
+
+import tldextract
 
 NO_CAMPAIGN: Final = "(none)"
 SCHEMES: Final = ("html:", "url:", "subject:")
@@ -20,3 +23,16 @@ def campaign_of(declared: str | None, tokens: tuple[str, ...]) -> str:
             if token.startswith(scheme):
                 return token
     return tokens[0] if tokens else NO_CAMPAIGN
+
+_SUFFIXES: Final = tldextract.TLDExtract(cache_dir=None, suffix_list_urls=(), include_psl_private_domains=True)
+"""The public suffix list as the library ships it: nothing is fetched."""
+
+
+@lru_cache(maxsize=200_000)
+def registrable_domain(host: str) -> str:
+    """The registrable domain of a host, lower case: one label below its public suffix, private suffixes included.
+
+    A host that is itself a suffix, or has none, is its own.
+    """
+    host = host.lower().rstrip(".")
+    return _SUFFIXES.extract_str(host).top_domain_under_public_suffix or host
