@@ -6,7 +6,7 @@ has nothing to lose. Distinct strings are looked at once a flush; everything els
 
 from collections.abc import Callable, Sequence
 from operator import attrgetter
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -60,6 +60,15 @@ _COLUMNS = attrgetter(
 )  # fmt: skip
 
 
+class Prepared(NamedTuple):
+    """Events as columns, each of length N."""
+
+    time_ms: Ints
+    bad_ip: Bools
+    bad_country: Bools
+    columns: tuple[Ints, ...]
+
+
 class Accumulator:
     """Sums of one flush."""
 
@@ -85,12 +94,10 @@ class Accumulator:
         self._token_sets: list[tuple[str, ...]] = []
         self._batches: list[tuple[Ints, ...]] = []
 
-    def add(self, events: Sequence[MailEvent], time_ms: Ints, late: Bools) -> list[tuple[int, str]]:
-        """Adds events, with their times as an array. Returns (index, reason) of those that cannot be counted and were left out."""
-        if not events:
-            return []
+    def prepare(self, events: Sequence[MailEvent]) -> Prepared:
+        """The events as columns of numbers, not yet added."""
         (disposition, verdict, reason, auth, source, sender, account, ip, domain, country, campaign, tokens, copies,
-         size, _) = zip(*map(_COLUMNS, events), strict=True)  # fmt: skip
+         size, time_ms) = zip(*map(_COLUMNS, events), strict=True)  # fmt: skip
         count = len(events)
         forged = [a is not None and a.dmarc == "fail" for a in auth]
         counts = [s.counts for s in source]
@@ -99,31 +106,30 @@ class Accumulator:
         def ids(memo: _Memo[Any, int], keys: Any) -> Ints:
             return np.fromiter(map(memo.__getitem__, keys), np.int64, count)
 
-        flags = ids(self._flags, zip(disposition, verdict, reason, forged, counts, strict=True))
         address = ids(self._addresses, ip)
         country_of = ids(self._countries, country)
-        refused = [(int(i), "bad_ip") for i in np.flatnonzero(address == -2)]
-        refused += [(int(i), "bad_country") for i in np.flatnonzero((country_of == -2) & (address != -2))]
         columns: tuple[Ints, ...] = (
             ids(self._campaigns, zip(campaign, tokens, strict=True)),
             ids(self._accounts, account),
             ids(self._domains, answerable),
             np.where(address < 0, -1, address >> 32),
             np.where(address < 0, -1, address & 0xFFFFFFFF),
-            (time_ms // MINUTE_MS << 1) | late,
-            flags,
+            ids(self._flags, zip(disposition, verdict, reason, forged, counts, strict=True)),
             np.fromiter(copies, np.int64, count),
             np.fromiter(size, np.int64, count),
             ids(self._tokens, tokens),
             country_of,
         )
-        if refused:
-            kept = np.ones(count, dtype=bool)
-            kept[[index for index, _ in refused]] = False
+        return Prepared(np.fromiter(time_ms, np.int64, count), address == -2, country_of == -2, columns)
+
+    def add(self, prepared: Prepared, kept: Bools, late: Bools) -> None:
+        """Adds the prepared events where `kept`; `late` says of each whether its minute had ended before it came."""
+        code = prepared.time_ms // MINUTE_MS << 1 | late
+        columns = (*prepared.columns, code)
+        if not kept.all():
             columns = tuple(column[kept] for column in columns)
-        self.events += len(columns[0])
+        self.events += len(code)
         self._batches.append(columns)
-        return refused
 
     def drain(self) -> list[list[Rollup]]:
         """The rollups of each output partition, without ranges (at least one a partition), and forgets the sums."""
@@ -176,7 +182,7 @@ class _Flush:
         self._partitions = np.array(partitions, dtype=np.int64)
         columns = [np.concatenate(parts) for parts in zip(*batches, strict=True)]
         self._kinds = np.stack(columns[:5])
-        self._code, self._flags, self._copies, self._size, self._token_set, self._country = columns[5:]
+        self._flags, self._copies, self._size, self._token_set, self._country, self._code = columns[5:]
 
     def rollups(self) -> list[list[Rollup]]:
         """The records of each output partition."""

@@ -5,9 +5,12 @@
 TRACK owns this life and publishes a `Signal` at each step, in the same transaction as its counts; ALERT renders it.
 """
 
+import hashlib
 from typing import Final, Literal
 
 import msgspec
+
+from streams.rules import SEVERITIES
 
 SIGNAL_VERSION: Final = 1
 
@@ -66,7 +69,7 @@ class Volume(msgspec.Struct, frozen=True):
     """Unwanted copies seen here in the last 30 days."""
     trap_hits_30d: int
     complaints_30d: int
-    forged_60m: int
+    forged_this_hour: int
     month_observed: Estimate
     """Unwanted copies seen in the last 30 days."""
     month_run_rate: Estimate
@@ -122,3 +125,72 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
     evidence: Evidence
     runbook_url: str
     dashboard_url: str
+
+
+NO_INCIDENT, OPEN, RESOLVED = range(3)
+REOPENS_FOR_MINUTES: Final = 35 * 1440
+CALMER_FOR_MINUTES: Final = 60
+"""A lower severity or tier must last this long before it is said."""
+_NEVER: Final = -1
+
+
+class Life(msgspec.Struct, frozen=True):
+    """An incident's state, as the ledger keeps it: minutes since the epoch, severities as numbers, -1 for never."""
+
+    state: int = NO_INCIDENT
+    opened: int = _NEVER
+    severity: int = 0
+    peak: int = 0
+    tier: int = 0
+    seq: int = 0
+    last_spoke: int = _NEVER
+    lower_since: int = _NEVER
+    resolved: int = _NEVER
+
+
+def step(life: Life, severity: int, tier: int, minute: int, quiet_minutes: int) -> tuple[Life, Change | None]:
+    """The life after one more minute in which the rules said `severity` and `tier`; and what to tell, if anything."""
+    if life.state != OPEN:
+        return _outside(life, severity, tier, minute)
+    if severity == 0:
+        if minute - life.last_spoke < quiet_minutes:
+            return life, None
+        return _next(life, state=RESOLVED, resolved=minute, tier=0, lower_since=_NEVER), "resolved"
+    held, said = (life.severity, life.tier), (severity, tier)
+    if said > held:
+        grown = _next(
+            life, severity=severity, tier=tier, peak=max(life.peak, severity), last_spoke=minute, lower_since=_NEVER
+        )
+        return grown, "escalated"
+    if said == held:
+        return msgspec.structs.replace(life, last_spoke=minute, lower_since=_NEVER), None
+    since = minute if life.lower_since == _NEVER else life.lower_since
+    if minute - since < CALMER_FOR_MINUTES:
+        return msgspec.structs.replace(life, last_spoke=minute, lower_since=since), None
+    return _next(life, severity=severity, tier=tier, last_spoke=minute, lower_since=_NEVER), "deescalated"
+
+
+def _outside(life: Life, severity: int, tier: int, minute: int) -> tuple[Life, Change | None]:
+    if severity == 0:
+        return life, None
+    if life.state == RESOLVED and minute - life.resolved <= REOPENS_FOR_MINUTES:
+        again = _next(life, state=OPEN, severity=severity, tier=tier, peak=max(life.peak, severity), last_spoke=minute)
+        return again, "reopened"
+    return Life(OPEN, minute, severity, severity, tier, 1, minute), "opened"
+
+
+def _next(life: Life, **changes: int) -> Life:
+    return msgspec.structs.replace(life, seq=life.seq + 1, **changes)
+
+
+def incident_id(entity: str, opened: int) -> str:
+    """The same for every replay: 16 hex digits of BLAKE2b over entity and opening minute."""
+    return hashlib.blake2b(f"{opened} {entity}".encode(), digest_size=8).hexdigest()
+
+
+def severity_name(severity: int) -> Severity:
+    """The word for a severity above none."""
+    name = SEVERITIES[severity]
+    if name == "none":
+        raise ValueError("no severity")
+    return name

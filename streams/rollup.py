@@ -4,6 +4,7 @@ An event counts for up to five entities, named `kind:name`: its campaign, accoun
 """
 
 import hashlib
+import math
 from ipaddress import IPv6Network
 from socket import AF_INET, inet_ntop
 from typing import Final
@@ -153,6 +154,16 @@ def top_names(copies: dict[str, int]) -> tuple[tuple[str, int], ...]:
     """The names that most copies carried, most first, ties by name."""
     ranked = sorted(copies.items(), key=lambda pair: (-pair[1], pair[0]))
     return tuple(ranked[:MAX_DETAIL_NAMES])
+
+
+def hll_estimate(registers: dict[int, int]) -> int:
+    """Distinct names from registers and their ranks (Flajolet et al. 2007), by linear counting while most are empty."""
+    size = 1 << HLL_BITS
+    empty = size - len(registers)
+    raw = 0.7213 / (1 + 1.079 / size) * size * size / (empty + sum(2.0**-rank for rank in registers.values()))
+    if raw <= 2.5 * size and empty:
+        return round(size * math.log(size / empty))
+    return round(raw)
 
 
 class InputProgress:

@@ -1,4 +1,4 @@
-"""Volumes: the facts TRACK publishes and the table of rows they come from. Pure."""
+"""Volumes as TRACK publishes them: facts, and the leaders of the moment. Pure."""
 
 from typing import Final, Literal
 
@@ -9,8 +9,22 @@ COUNTERS: Final = (
     "copies", "messages", "unwanted", "rejected", "traps", "complaints", "forged", "deferred", "bounced", "bytes",
 )  # fmt: skip
 
+KINDS: Final = ("campaign", "account", "domain", "ip", "net", "intake")
+"""Kinds of row: the five of entity, and each partition's own sum of everything."""
+_BUCKETS: Final = ("(none)", "(unauthenticated)", "(null)", "(other)")
 
-class Fact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+
+def kind_of(entity: str) -> int:
+    """Index into `KINDS` of an entity id `kind:name`."""
+    return KINDS.index(entity.partition(":")[0])
+
+
+def is_bucket(entity: str) -> bool:
+    """Whether an entity is nobody in particular: never the base of an incident."""
+    return entity.partition(":")[2].startswith(_BUCKETS)
+
+
+class Fact(msgspec.Struct, frozen=True, omit_defaults=True):
     """How much one entity sent in one hour or day, on `mail-volume`.
 
     A total is the sum over parts, each at its highest revision: `{(entity, span, start_ms, part): counters}` keeps the newest.
@@ -42,14 +56,13 @@ class Leader(msgspec.Struct, frozen=True, kw_only=True):
     copies_60m: int
     unwanted_60m: int
     month_run_rate: int
-    month_trap: int | None
     tier: int
     severity: str | None
     unwanted_by_minute: tuple[int, ...]
     """The last 60 closed minutes, oldest first."""
 
 
-class Leaders(msgspec.Struct, frozen=True, kw_only=True):
+class Leaders(msgspec.Struct, frozen=True):
     """The leaders of one partition and kind at a closed minute, on `volume-top`."""
 
     v: int

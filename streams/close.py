@@ -1,0 +1,460 @@
+"""The core of TRACK: rollups in; minutes close in order; facts, signals and changed rows out. Pure.
+
+    take ──▶ cells wait ──▶ (watermark passes a minute) ──▶ fold into rows ──▶ judge ──▶ signals
+                                                          └──▶ hour or day over ──▶ facts
+
+A cell is late when its minute was over, by the records before it in its own partition; so what is late does not depend on how the log was
+read. Late cells revise hours and days, never a judgement. Cells that wait are not saved: they are read again from `mail-rollups`.
+"""
+
+from collections import deque
+from collections.abc import Iterable
+from typing import Final
+
+import msgspec
+import numpy as np
+
+from streams.incident import OPEN, Change, Life, Signal, step
+from streams.rollup import INTAKE, Bools, Ints, Rollup, cells_of
+from streams.rules import Columns, Limits, Verdicts, evaluate
+from streams.signals import signal_of
+from streams.table import SPANS, Field, Row, Rows, Span, Table
+from streams.volume import COUNTERS, FACT_VERSION, KINDS, Fact
+from streams.watermark import NEVER, Clock, InputState
+
+MARKER_VERSION: Final = 1
+_LIFE: Final = slice(Field.STATE, Field.RESOLVED + 1)
+_COPIES: Final = COUNTERS.index("copies")
+_CAMPAIGN, _INTAKE_KIND = KINDS.index("campaign"), KINDS.index(INTAKE)
+_EXPIRES_MINUTES: Final = 35 * 1440
+
+
+class Marker(msgspec.Struct, frozen=True, array_like=True):
+    """Where a partition stands: one record of `track-changelog` in each transaction. What it says must equal the group's offset."""
+
+    v: int
+    topic_id: str
+    next_offset: int
+    """Of `mail-rollups`: everything before it is in the rows, or waits."""
+    waits_from: int
+    """The oldest rollup that holds a waiting cell."""
+    closed: int
+    rows: int
+    """Rows in the changelog: fewer found means that it lost some."""
+    epoch: int
+    """Transactions so far: what keeps parts of facts apart."""
+    late_copies: int
+    too_late_copies: dict[str, int]
+    inputs: dict[int, InputState]
+
+
+class Partition:
+    """What the core knows of one partition."""
+
+    __slots__ = ("clock", "epoch", "late_copies", "next_offset", "too_late_copies", "waiting")
+
+    def __init__(self, clock: Clock, next_offset: int) -> None:
+        self.clock = clock
+        self.next_offset = next_offset
+        self.epoch = 0
+        self.late_copies = 0
+        self.too_late_copies: dict[str, int] = {span.name: 0 for span in SPANS}
+        self.waiting: deque[tuple[int, int]] = deque()
+        """(offset, newest minute) of the records that may hold waiting cells, oldest first."""
+
+    @property
+    def waits_from(self) -> int:
+        """The oldest record with a cell of a minute that is not closed."""
+        while self.waiting and self.waiting[0][1] <= self.clock.closed:
+            self.waiting.popleft()
+        return self.waiting[0][0] if self.waiting else self.next_offset
+
+    def marker(self, topic_id: str, rows: int) -> Marker:
+        """For the changelog, with this transaction counted."""
+        return Marker(
+            MARKER_VERSION, topic_id, self.next_offset, self.waits_from, self.clock.closed, rows, self.epoch + 1,
+            self.late_copies, self.too_late_copies, self.clock.inputs,
+        )  # fmt: skip
+
+
+class _Cells(msgspec.Struct, frozen=True):
+    """Waiting cells as columns. `order` is minute * 2, of a late cell the minute it is added after, * 2 + 1."""
+
+    order: Ints
+    minute: Ints
+    rows: Rows
+    counters: Ints
+
+    def where(self, chosen: "Bools | Rows | slice") -> "_Cells":
+        return _Cells(self.order[chosen], self.minute[chosen], self.rows[chosen], self.counters[:, chosen])
+
+
+class Closer:
+    """All partitions of one worker, over one table."""
+
+    def __init__(self, limits: Limits, quiet_minutes: int, grace_ms: int) -> None:
+        self.table = Table()
+        self.partitions: dict[int, Partition] = {}
+        self.facts: list[Fact] = []
+        self.signals: list[Signal] = []
+        self.forgotten: list[tuple[int, str]] = []
+        """(partition, entity) of rows to be deleted from the changelog."""
+        self.cells_folded = self.minutes_closed = 0
+        self.newest = NEVER
+        """The newest closed minute of any partition."""
+        self._limits = limits
+        self._quiet_minutes = quiet_minutes
+        self._grace_ms = grace_ms
+        self._waiting: list[_Cells] = []
+        self._late: dict[tuple[Span, int, int], Ints] = {}
+        self._open: set[int] = set()
+        self._spans_open = False
+
+    # -- partitions -------------------------------------------------------------------------------------------------------
+
+    def open(self, partition: int, next_offset: int, expected_inputs: int, marker: Marker | None = None) -> None:
+        """Begins a partition, anew or where its marker stands; its rows are loaded into the table by `load`."""
+        self.partitions[partition] = place = Partition(Clock(self._grace_ms, expected_inputs), next_offset)
+        if marker is not None:
+            place.epoch, place.late_copies = marker.epoch, marker.late_copies
+            place.too_late_copies |= marker.too_late_copies
+            place.clock.inputs = dict(marker.inputs)
+            place.clock.closed = place.clock.closable = marker.closed
+
+    def load(self, partition: int, rows: list[tuple[str, Row]]) -> None:
+        """Puts back the rows of a partition."""
+        self.table.load(rows, partition)
+        for name, _ in rows:
+            row = self.table.row_of[name]
+            if self.table.ledger[row, Field.STATE] == OPEN:
+                self._open.add(row)
+        self._spans_open = True
+
+    def drop(self, partitions: Iterable[int]) -> None:
+        """Forgets partitions, their rows and what waits for them."""
+        gone = set(partitions)
+        self._waiting = [
+            kept
+            for cells in self._waiting
+            for kept in [cells.where(~np.isin(self.table.partition[cells.rows], list(gone)))]
+        ]
+        rows = np.flatnonzero(np.isin(self.table.partition, list(gone))).tolist()
+        self._open.difference_update(rows)
+        self.table.remove(rows)
+        for partition in gone:
+            self.partitions.pop(partition, None)
+        self.facts.clear()
+        self.signals.clear()
+        self.forgotten.clear()
+        self._late.clear()
+
+    # -- input ------------------------------------------------------------------------------------------------------------
+
+    def take(self, rollup: Rollup, offset: int) -> None:
+        """Takes one record. Raises `AuditFailure` where it does not follow on what was counted."""
+        place = self.partitions[rollup.partition]
+        for detail in rollup.details:
+            self.table.learn(detail, rollup.partition)
+        self._wait(rollup, offset, place)
+        place.clock.observe(rollup.ranges)
+        place.next_offset = offset + 1
+
+    def take_again(self, rollup: Rollup, offset: int) -> None:
+        """Takes back, after a restore, the cells of a record before the offset that still wait."""
+        place = self.partitions[rollup.partition]
+        self._wait(rollup, offset, place, again=True)
+
+    def _wait(self, rollup: Rollup, offset: int, place: Partition, again: bool = False) -> None:
+        if not rollup.name_of:
+            return
+        cells = cells_of(rollup)
+        minute = cells.minute.astype(np.int64)
+        kept = minute > place.clock.closed if again else np.ones(len(minute), dtype=np.bool_)
+        closable = place.clock.closable
+        late = cells.late | (minute <= closable)
+        order = np.where(late, np.maximum(minute, closable) * 2 + 1, minute * 2)
+        rows = self.table.rows_for(rollup.names, rollup.partition)[cells.name_of]
+        self._waiting.append(_Cells(order, minute, rows, cells.counters).where(kept))
+        place.waiting.append((offset, int(minute.max())))
+        if not again:
+            place.late_copies += int(cells.counters[_COPIES, late].sum())
+
+    # -- minutes ----------------------------------------------------------------------------------------------------------
+
+    def advance(self) -> None:
+        """Closes every minute that is over, in order, all partitions together where their watermarks allow."""
+        over = {p: place.clock for p, place in self.partitions.items() if place.clock.closable > place.clock.closed}
+        if over or self._waiting_is_late():
+            cells = self._due()
+            self._close_minutes(over, cells)
+            for clock in over.values():
+                clock.closed = clock.closable
+        if self.partitions and all(place.clock.all_idle for place in self.partitions.values()):
+            self._tell_open_spans()
+
+    def _waiting_is_late(self) -> bool:
+        return any((cells.order & 1).any() for cells in self._waiting)
+
+    def _due(self) -> _Cells:
+        """Takes the cells whose minute is over in their own partition, by order."""
+        everything = _joined(self._waiting)
+        closable = np.full(int(self.table.partition.max(initial=0)) + 2, NEVER, dtype=np.int64)
+        for partition, place in self.partitions.items():
+            closable[partition] = place.clock.closable
+        due = everything.order >> 1 <= closable[self.table.partition[everything.rows]]
+        self._waiting = [everything.where(~due)] if not due.all() else []
+        chosen = everything.where(due)
+        return chosen.where(np.argsort(chosen.order, kind="stable"))
+
+    def _close_minutes(self, over: dict[int, Clock], cells: _Cells) -> None:
+        last = max((clock.closable for clock in over.values()), default=NEVER)
+        groups, starts = np.unique(cells.order, return_index=True)
+        slices = dict(zip(groups.tolist(), zip(starts, [*starts[1:], len(cells.order)], strict=True), strict=True))
+        minutes = sorted({order >> 1 for order in slices})
+        began = [clock.closed for clock in over.values() if clock.closed != NEVER]
+        minute = min([*minutes[:1], *(closed + 1 for closed in began)], default=last)
+        while minute <= max(last, minutes[-1] if minutes else NEVER):
+            active = [p for p, clock in over.items() if clock.closed < minute <= clock.closable]
+            on_time, late = (
+                cells.where(slice(*slices[at])) if at in slices else None for at in (minute * 2, minute * 2 + 1)
+            )
+            self._close_minute(minute, active, on_time)
+            if late is not None:
+                self._fold_late(late, minute)
+            while minutes and minutes[0] <= minute:
+                minutes.pop(0)
+            minute = self._next_minute(minute, minutes)
+
+    def _next_minute(self, minute: int, minutes: list[int]) -> int:
+        """The next minute at which anything can happen."""
+        if self._open:
+            return minute + 1
+        hour_end = (minute + 1) // 60 * 60 + 59
+        return min([*minutes[:1], *([hour_end] if self._spans_open else [])], default=1 << 62)
+
+    def _close_minute(self, minute: int, active: list[int], cells: _Cells | None) -> None:
+        touched = np.zeros(0, dtype=np.intp)
+        if cells is not None:
+            touched, sums = _by_row(cells)
+            self.table.fold(touched, sums, minute, self._parts(touched))
+            self.cells_folded += len(cells.rows)
+            self._spans_open = True
+        if active:
+            self.minutes_closed += 1
+            self.newest = max(self.newest, minute)
+        watched = [row for row in self._open if self.table.partition[row] in active]
+        rows = np.union1d(touched, np.array(watched, dtype=np.intp)) if watched else touched
+        if len(rows):
+            self._judge(rows, minute)
+        for span in SPANS:
+            if (minute + 1) % span.minutes == 0:
+                self._close_span(span, minute, active)
+
+    def _parts(self, rows: Rows) -> Ints:
+        return np.array([self.partitions[p].epoch * 2 for p in self.table.partition[rows].tolist()], dtype=np.int64)
+
+    def _fold_late(self, cells: _Cells, after: int) -> None:
+        """Adds late cells to the hours and days that are still held; what is older is counted as too late."""
+        self.cells_folded += len(cells.rows)
+        for minute in np.unique(cells.minute).tolist():
+            rows, sums = _by_row(cells.where(cells.minute == minute))
+            self.table.fold_late(rows, sums, minute)
+            for span in SPANS:
+                start = minute // span.minutes
+                if start <= after // span.minutes - span.held:
+                    self._too_late(span, rows, sums)
+                    continue
+                is_open = self.table.ledger[rows, span.start] == start
+                self.table.add_to_open(span, rows[is_open], sums[:, is_open])
+                self._spans_open = True
+                for row, counters in zip(rows[~is_open].tolist(), sums[:, ~is_open].T, strict=True):
+                    key = (span, start, row)
+                    self._late[key] = self._late[key] + counters if key in self._late else counters
+
+    def _too_late(self, span: Span, rows: Rows, sums: Ints) -> None:
+        for row, copies in zip(rows.tolist(), sums[_COPIES].tolist(), strict=True):
+            if self.table.kind[row] == _CAMPAIGN:  # every copy is in one campaign: counted once
+                self.partitions[int(self.table.partition[row])].too_late_copies[span.name] += copies
+
+    # -- facts ------------------------------------------------------------------------------------------------------------
+
+    def _close_span(self, span: Span, minute: int, active: list[int]) -> None:
+        """The hour or day is over: what changed is told, and the ledger is ready for the next."""
+        ledger, table = self.table.ledger, self.table
+        ended = (ledger[:, span.start] != NEVER) & (table.partition != NEVER) & np.isin(table.partition, active)
+        rows = np.flatnonzero(ended)
+        self._tell(span, rows)
+        ledger[rows, span.start] = NEVER
+        ledger[rows, span.revision] = 0
+        ledger[rows, span.counters] = 0
+        table.dirty[rows] = True
+        if span is SPANS[-1]:
+            self._expire(minute, active)
+        self._spans_open = bool(
+            (ledger[:, SPANS[0].start] != NEVER).any() or (ledger[:, SPANS[1].start] != NEVER).any()
+        )
+
+    def _tell_open_spans(self) -> None:
+        """Silence everywhere: the open hour and day are told as far as they are known. Each later telling is a higher revision."""
+        for span in SPANS:
+            rows = np.flatnonzero((self.table.partition != NEVER) & (self.table.ledger[:, span.start] != NEVER))
+            self._tell(span, rows)
+
+    def _tell(self, span: Span, rows: Rows) -> None:
+        """Facts of those rows that changed since they were last told."""
+        ledger = self.table.ledger
+        rows = rows[ledger[rows, span.dirty] == 1]
+        if not len(rows):
+            return
+        ledger[rows, span.dirty] = 0
+        self.table.dirty[rows] = True
+        told = rows[self.table.kind[rows] != _INTAKE_KIND]
+        names = self.table.names
+        starts, parts, revisions = (ledger[told, column].tolist() for column in (span.start, span.part, span.revision))
+        for row, start, part, revision, counters in zip(
+            told.tolist(), starts, parts, revisions, ledger[told, span.counters].tolist(), strict=True
+        ):
+            self.facts.append(_fact(names[row], span, start, part, revision, counters))
+        ledger[told, span.revision] += 1
+
+    def tell_late(self) -> None:
+        """Late cells of hours and days that are no longer open: parts of their own."""
+        for (span, start, row), counters in self._late.items():
+            if self.table.kind[row] != _INTAKE_KIND:
+                part = self.partitions[int(self.table.partition[row])].epoch * 2 + 1
+                self.facts.append(_fact(self.table.names[row], span, start, part, 0, counters.tolist()))
+        self._late.clear()
+
+    def told(self) -> None:
+        """What was to be told is committed."""
+        self.facts.clear()
+        self.signals.clear()
+        self.forgotten.clear()
+        self.cells_folded = self.minutes_closed = 0
+
+    def _expire(self, minute: int, active: list[int]) -> None:
+        """Rows unseen for 35 days hold nothing any more."""
+        last = self.table.ledger[:, Field.LAST_SEEN]
+        old = (last != NEVER) & (last < minute - _EXPIRES_MINUTES) & np.isin(self.table.partition, active)
+        old &= (self.table.partition != NEVER) & (self.table.ledger[:, Field.STATE] != OPEN)
+        self.forget(np.flatnonzero(old))
+
+    def evict(self, most: int) -> None:
+        """Above `most` rows the least recent small ones go: their facts are told, their rings are added to `(other)`."""
+        excess = len(self.table) - most
+        if excess <= 0:
+            return
+        table, ledger = self.table, self.table.ledger
+        rows = np.flatnonzero((table.partition != NEVER) & (ledger[:, Field.STATE] != OPEN) & ~table.bucket)
+        rows = rows[table.kind[rows] != _INTAKE_KIND]
+        size = np.minimum(table.recent(rows, "day_copies", self.newest, 30), (1 << 32) - 1)
+        age = np.maximum(ledger[rows, Field.LAST_SEEN], 0) // 60
+        order = np.argsort(age << 32 | size, kind="stable")[: excess + most // 20]
+        self._fold_into_other(rows[order])
+
+    def _fold_into_other(self, rows: Rows) -> None:
+        table = self.table
+        gone = self._forgettable(rows)
+        for span in SPANS:
+            self._tell(span, gone[table.ledger[gone, span.start] != NEVER])
+        for partition, kind in {(int(table.partition[row]), int(table.kind[row])) for row in gone.tolist()}:
+            own = gone[(table.partition[gone] == partition) & (table.kind[gone] == kind)]
+            (other,) = table.rows_for((f"{KINDS[kind]}:(other):{partition}",), partition)
+            table.merge_rings(own, int(other), self.newest)
+        self.forget(gone)
+
+    def _forgettable(self, rows: Rows) -> Rows:
+        """Those of the rows for which nothing waits."""
+        waiting = {row for cells in self._waiting for row in cells.rows.tolist()} | {row for _, _, row in self._late}
+        return rows[[row not in waiting for row in rows.tolist()]] if waiting else rows
+
+    def forget(self, rows: Rows) -> None:
+        """Removes rows that have nothing more to tell; the changelog gets tombstones."""
+        gone = self._forgettable(rows).tolist()
+        self.forgotten += [(int(self.table.partition[row]), self.table.names[row]) for row in gone]
+        self.table.remove(gone)
+
+    # -- judgement --------------------------------------------------------------------------------------------------------
+
+    def _judge(self, rows: Rows, minute: int) -> None:
+        """Runs the rules over rows as of the end of `minute`, and lives each one's incident a minute on."""
+        ledger = self.table.ledger
+        verdicts = evaluate(self._columns(rows, minute), self._limits)
+        is_open = ledger[rows, Field.STATE] == OPEN
+        same = (
+            is_open & (verdicts.severity == ledger[rows, Field.SEVERITY]) & (verdicts.tier == ledger[rows, Field.TIER])
+        )
+        ledger[rows[same], Field.LAST_SPOKE] = minute
+        ledger[rows[same], Field.LOWER_SINCE] = NEVER
+        self.table.dirty[rows[same]] = True
+        for at in np.flatnonzero((is_open & ~same) | (~is_open & (verdicts.severity > 0))).tolist():
+            row = int(rows[at])
+            old = Life(*ledger[row, _LIFE].tolist())
+            life, change = step(old, int(verdicts.severity[at]), int(verdicts.tier[at]), minute, self._quiet_minutes)
+            self._live(row, life, change, verdicts, at, minute)
+        if (minute + 1) % 60 == 0:
+            for at in np.flatnonzero(ledger[rows, Field.STATE] == OPEN).tolist():
+                row = int(rows[at])
+                life = Life(*ledger[row, _LIFE].tolist())
+                self._live(row, msgspec.structs.replace(life, seq=life.seq + 1), "volume", verdicts, at, minute)
+
+    def _live(self, row: int, life: Life, change: Change | None, verdicts: Verdicts, at: int, minute: int) -> None:
+        self.table.ledger[row, _LIFE] = msgspec.structs.astuple(life)
+        self.table.dirty[row] = True
+        (self._open.add if life.state == OPEN else self._open.discard)(row)
+        if change is not None:
+            self.signals.append(signal_of(self.table, row, life, change, verdicts, at, minute, self._limits))
+
+    def _columns(self, rows: Rows, minute: int) -> Columns:
+        table = self.table
+        is_open = table.ledger[rows, Field.STATE] == OPEN
+        return Columns(
+            minute=minute,
+            unwanted_10m=table.recent(rows, "minute_unwanted", minute, 10),
+            unwanted_60m=table.recent(rows, "minute_unwanted", minute, 60),
+            unwanted_24h=table.recent(rows, "hour_unwanted", minute, 24),
+            unwanted_30d=table.recent(rows, "day_unwanted", minute, 30),
+            traps_24h=table.recent(rows, "day_traps", minute, 2),
+            traps_30d=table.recent(rows, "day_traps", minute, 30),
+            first_trap=table.ledger[rows, Field.FIRST_TRAP],
+            intake_24h=self._intake(rows, minute),
+            projected=table.kind[rows] == _CAMPAIGN,
+            judged=~table.bucket[rows] & (table.kind[rows] != _INTAKE_KIND),
+            tier=np.where(is_open, table.ledger[rows, Field.TIER], 0),
+        )
+
+    def _intake(self, rows: Rows, minute: int) -> Ints:
+        """All copies of the last 24 hours, as the partition of each row knows them."""
+        partitions = self.table.partition[rows]
+        known = [(p, row) for p in self.partitions if (row := self.table.row_of.get(f"{INTAKE}:{p}")) is not None]
+        totals = np.zeros(int(partitions.max(initial=0)) + 1 + max(self.partitions, default=0), dtype=np.int64)
+        if known:
+            places, intake = (np.array(column, dtype=np.intp) for column in zip(*known, strict=True))
+            totals[places] = self.table.recent(intake, "hour_copies", minute, 24)
+        return totals[partitions]
+
+
+def _joined(parts: list[_Cells]) -> _Cells:
+    if not parts:
+        nothing = np.zeros(0, dtype=np.int64)
+        return _Cells(nothing, nothing, nothing.astype(np.intp), np.zeros((len(COUNTERS), 0), dtype=np.int64))
+    return _Cells(
+        np.concatenate([cells.order for cells in parts]),
+        np.concatenate([cells.minute for cells in parts]),
+        np.concatenate([cells.rows for cells in parts]),
+        np.concatenate([cells.counters for cells in parts], axis=1),
+    )
+
+
+def _by_row(cells: _Cells) -> tuple[Rows, Ints]:
+    """Distinct rows and their sums. Float sums are exact below 2^53."""
+    rows, place = np.unique(cells.rows, return_inverse=True)
+    if len(rows) == len(cells.rows):
+        sums = np.empty_like(cells.counters)
+        sums[:, place] = cells.counters
+        return rows, sums
+    return rows, np.stack([np.bincount(place, column, len(rows)) for column in cells.counters]).astype(np.int64)
+
+
+def _fact(entity: str, span: Span, start: int, part: int, revision: int, counters: list[int]) -> Fact:
+    return Fact(FACT_VERSION, entity, span.name, start * span.minutes * 60_000, part, revision, *counters)

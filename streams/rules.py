@@ -1,0 +1,169 @@
+"""The rules: when is a volume worth telling. Pure functions over columns, one element a row.
+
+A monthly figure is always an interval. Counts are taken as Poisson; their 95 % interval is Byar's approximation of the exact one
+(Breslow and Day 1987, section 2.3): within 0.5 % of Garwood's from ten counts up.
+"""
+
+from typing import Final, Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from streams.rollup import Bools, Ints
+
+Floats = NDArray[np.float64]
+
+TIERS: Final = (100_000, 1_000_000, 10_000_000, 100_000_000)
+"""Unwanted copies a month at which somebody should know."""
+MONTH_MINUTES: Final = 30 * 1440
+NONE, INFO, WARNING, CRITICAL = range(4)
+SEVERITIES: Final[tuple[Literal["none", "info", "warning", "critical"], ...]] = ("none", "info", "warning", "critical")
+_Z95: Final = 1.959964
+_HOLD: Final = 0.5
+"""A tier once reached is held while the estimate stays above this share of its line."""
+_MIN_EXPOSURE_MINUTES: Final = 60
+"""Trap hits are never projected from less: the first hits of a campaign come by chance together."""
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """Thresholds, from the settings."""
+
+    capture_share: float | None
+    trap_min_hits: int
+    page_share: float
+    page_tier: int
+
+
+class Columns(msgspec.Struct, frozen=True):
+    """What the rules look at: one element a row, all as of the end of `minute`."""
+
+    minute: int
+    unwanted_10m: Ints
+    unwanted_60m: Ints
+    unwanted_24h: Ints
+    unwanted_30d: Ints
+    traps_24h: Ints
+    traps_30d: Ints
+    first_trap: Ints
+    """Minute of the first trap hit, -1 for none."""
+    intake_24h: Ints
+    """All copies of everyone in the last 24 hours."""
+    projected: Bools
+    """Rows whose trap hits stand for a volume elsewhere: campaigns."""
+    judged: Bools
+    """False for buckets such as `(none)`, which are nobody."""
+    tier: Ints
+    """The tier held so far: index into `TIERS` + 1, 0 for none."""
+
+
+class Verdicts(msgspec.Struct, frozen=True):
+    """What the rules say, one element a row. Rates are copies a month."""
+
+    severity: Ints
+    tier: Ints
+    """Index into `TIERS` + 1; 0 for none."""
+    seen_tier: Ints
+    trap_tier: Ints
+    trapped: Bools
+    """Enough trap hits in a day to be told, projected or not."""
+    pages_by_share: Bools
+    rate: Floats
+    """The fastest current pace as a month; its interval follows."""
+    rate_low: Floats
+    rate_high: Floats
+    rate_minutes: Ints
+    """The window that pace was seen in."""
+    rate_count: Ints
+    trap: Floats
+    """A month inferred from traps; NaN where there is none."""
+    trap_low: Floats
+    trap_high: Floats
+    trap_minutes: Ints
+
+
+def poisson_interval(count: Ints) -> tuple[Floats, Floats]:
+    """95 % interval of the mean of a Poisson count (Byar); low is 0 for a count of 0."""
+    n = count.astype(np.float64)
+    safe = np.maximum(n, 1.0)
+    low = np.where(n > 0, safe * (1 - 1 / (9 * safe) - _Z95 / (3 * np.sqrt(safe))) ** 3, 0.0)
+    high = (n + 1) * (1 - 1 / (9 * (n + 1)) + _Z95 / (3 * np.sqrt(n + 1))) ** 3
+    return low, high
+
+
+def evaluate(columns: Columns, limits: Limits) -> Verdicts:
+    """All rules over all rows."""
+    rate, rate_low, rate_high, rate_minutes, rate_count = _pace(columns)
+    trap, trap_low, trap_high, trap_minutes = _from_traps(columns, limits)
+    current = columns.unwanted_24h * 30 >= columns.unwanted_30d // 10  # a month's sum speaks while it still goes on
+    observed = np.where(current, columns.unwanted_30d, 0).astype(np.float64)
+    observed_low, _ = poisson_interval(np.where(current, columns.unwanted_30d, 0))
+    seen_tier = _tier_of(np.maximum(rate_low, observed_low), np.maximum(rate, observed), columns.tier)
+    trap_tier = _tier_of(np.nan_to_num(trap_low), np.nan_to_num(trap), columns.tier)
+    seen_tier, trap_tier = (np.where(columns.judged, tier, 0) for tier in (seen_tier, trap_tier))
+    tier = np.maximum(seen_tier, trap_tier)
+    day_low, _ = poisson_interval(columns.unwanted_24h)
+    pages_by_share = (seen_tier > 0) & (day_low > limits.page_share * columns.intake_24h)
+    trapped = columns.judged & columns.projected & (columns.traps_24h >= limits.trap_min_hits)
+    return Verdicts(
+        severity=_severity(limits, tier, trapped, pages_by_share),
+        tier=tier,
+        seen_tier=seen_tier,
+        trap_tier=trap_tier,
+        trapped=trapped,
+        pages_by_share=pages_by_share,
+        rate=rate,
+        rate_low=rate_low,
+        rate_high=rate_high,
+        rate_minutes=rate_minutes,
+        rate_count=rate_count,
+        trap=trap,
+        trap_low=trap_low,
+        trap_high=trap_high,
+        trap_minutes=trap_minutes,
+    )
+
+
+def severity_of_line(line: Ints, page_tier: int) -> Ints:
+    """How loud a monthly line is: told from the first, a warning from a million, a page from `page_tier`."""
+    return np.select([line >= page_tier, line >= TIERS[1], line >= TIERS[0]], [CRITICAL, WARNING, INFO], NONE)
+
+
+def _severity(limits: Limits, tier: Ints, trapped: Bools, pages_by_share: Bools) -> Ints:
+    by_tier = severity_of_line(np.array((0, *TIERS))[tier], limits.page_tier)
+    told = np.maximum(by_tier, np.where(trapped, INFO, NONE))
+    return np.where(pages_by_share, CRITICAL, told).astype(np.int64)
+
+
+def _pace(columns: Columns) -> tuple[Floats, Floats, Floats, Ints, Ints]:
+    """The window whose lower bound projects highest: (month, low, high, minutes, count)."""
+    minutes = np.array((10, 60, 1440))
+    counts = np.stack((columns.unwanted_10m, columns.unwanted_60m, columns.unwanted_24h))
+    low, high = poisson_interval(counts)
+    factor: Floats = (MONTH_MINUTES / minutes)[:, np.newaxis]
+    best = np.argmax(low * factor, axis=0)
+    at = (best, np.arange(counts.shape[1]))
+    month: Floats = (counts.astype(np.float64) * factor)[at]
+    bounds: tuple[Floats, Floats] = ((low * factor)[at], (high * factor)[at])
+    window: Ints = minutes[best]
+    return month, *bounds, window, counts[at]
+
+
+def _from_traps(columns: Columns, limits: Limits) -> tuple[Floats, Floats, Floats, Ints]:
+    """Hits since the first one (at most 30 days) / capture share, as a month: (month, low, high, minutes)."""
+    end = columns.minute + 1
+    window_start = (columns.minute // 1440 - 29) * 1440  # the ring holds this day and 29 before
+    minutes = np.clip(end - np.maximum(columns.first_trap, window_start), _MIN_EXPOSURE_MINUTES, None)
+    low, high = poisson_interval(columns.traps_30d)
+    told = columns.projected & (columns.traps_30d >= limits.trap_min_hits) & (columns.traps_24h > 0)
+    factor = np.where(told, MONTH_MINUTES / minutes / (limits.capture_share or np.nan), np.nan)
+    month = columns.traps_30d.astype(np.float64) * factor
+    return month, low * factor, high * factor, minutes
+
+
+def _tier_of(low: Floats, estimate: Floats, held: Ints) -> Ints:
+    """Reached where the lower bound passes the line; held while the estimate stays above half of it."""
+    lines = np.array(TIERS, dtype=np.float64)
+    reached = np.searchsorted(lines, low, side="left")  # lines strictly below the bound
+    kept = np.minimum(np.searchsorted(lines * _HOLD, estimate, side="right"), held)
+    return np.maximum(reached, kept).astype(np.int64)

@@ -1,0 +1,383 @@
+"""The table of volumes: a row an entity, in columns, so that a rule over a million rows is a handful of array operations. Pure.
+
+A row holds rings (its last 60 minutes, 48 hours and 35 days) and a ledger (the open hour and day with all counters, first and last
+seen, the incident). Each row has its own clock, the minute its rings are true for; a row moves on when it is touched, so what nobody
+touches costs nothing. Rings are uint32 and saturate (4.29 billion copies an hour); facts come from the ledger, which is int64 and exact.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from enum import IntEnum
+from typing import Final, Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from streams.rollup import Detail, Ints, top_names
+from streams.volume import COUNTERS, is_bucket, kind_of
+
+ROW_VERSION: Final = 1
+MINUTES, HOURS, DAYS = 60, 48, 35
+MINUTES_AN_HOUR, MINUTES_A_DAY = 60, 1440
+_SATURATED: Final = np.iinfo(np.uint32).max
+_INDEX: Final = {name: index for index, name in enumerate(COUNTERS)}
+
+Rows = NDArray[np.intp]
+
+
+class Ring(msgspec.Struct, frozen=True):
+    """One ring: which counter, over how many intervals of how many minutes, and where its columns lie."""
+
+    counter: int
+    length: int
+    minutes: int
+    column: int
+
+
+def _lay_out() -> dict[str, Ring]:
+    rings: dict[str, Ring] = {}
+    column = 0
+    for prefix, length, minutes, counters in (
+        ("minute", MINUTES, 1, ("copies", "unwanted")),
+        ("hour", HOURS, MINUTES_AN_HOUR, ("copies", "unwanted")),
+        ("day", DAYS, MINUTES_A_DAY, ("copies", "unwanted", "traps", "complaints")),
+    ):
+        for counter in counters:
+            rings[f"{prefix}_{counter}"] = Ring(_INDEX[counter], length, minutes, column)
+            column += length
+    return rings
+
+
+RINGS: Final = _lay_out()
+_WIDTH: Final = sum(ring.length for ring in RINGS.values())
+
+
+class Field(IntEnum):
+    """Columns of the ledger before the counters. Times are minutes since the epoch, `NOT_YET` for never."""
+
+    CLOCK = 0
+    FIRST_SEEN = 1
+    LAST_SEEN = 2
+    FIRST_TRAP = 3
+    HOUR = 4
+    HOUR_PART = 5
+    HOUR_REVISION = 6
+    HOUR_DIRTY = 7
+    DAY = 8
+    DAY_PART = 9
+    DAY_REVISION = 10
+    DAY_DIRTY = 11
+    STATE = 12
+    OPENED = 13
+    SEVERITY = 14
+    PEAK = 15
+    TIER = 16
+    SEQ = 17
+    LAST_SPOKE = 18
+    LOWER_SINCE = 19
+    RESOLVED = 20
+
+
+NOT_YET: Final = -1
+_ABSENT: Final = (
+    Field.CLOCK, Field.FIRST_SEEN, Field.LAST_SEEN, Field.FIRST_TRAP, Field.HOUR, Field.DAY, Field.OPENED,
+    Field.LAST_SPOKE, Field.LOWER_SINCE, Field.RESOLVED,
+)  # fmt: skip
+
+
+class Span(msgspec.Struct, frozen=True):
+    """A length of fact: its ledger columns, and how long after its end a late cell may still revise it."""
+
+    name: Literal["hour", "day"]
+    minutes: int
+    held: int
+    """In spans: late cells of older ones are too late."""
+    start: Field
+    part: Field
+    revision: Field
+    dirty: Field
+    counters: slice
+
+
+_COUNTED: Final = len(Field)
+SPANS: Final = (
+    Span("hour", MINUTES_AN_HOUR, HOURS, Field.HOUR, Field.HOUR_PART, Field.HOUR_REVISION, Field.HOUR_DIRTY,
+         slice(_COUNTED, _COUNTED + len(COUNTERS))),
+    Span("day", MINUTES_A_DAY, DAYS, Field.DAY, Field.DAY_PART, Field.DAY_REVISION, Field.DAY_DIRTY,
+         slice(_COUNTED + len(COUNTERS), _COUNTED + 2 * len(COUNTERS))),
+)  # fmt: skip
+_LEDGER_WIDTH: Final = _COUNTED + 2 * len(COUNTERS)
+
+
+class Known:
+    """What an unwanted row is known by. Sums of names are cut to the leading ones, so a hostile stream of names is bounded."""
+
+    __slots__ = ("countries", "registers", "tokens")
+    KEPT: Final = 32
+
+    def __init__(self) -> None:
+        self.tokens: dict[str, int] = {}
+        self.countries: dict[str, int] = {}
+        self.registers: dict[int, int] = {}
+
+    def merge(self, detail: Detail) -> None:
+        """Adds what one flush saw."""
+        for sums, seen in ((self.tokens, detail.tokens), (self.countries, detail.countries)):
+            for name, copies in seen:
+                sums[name] = sums.get(name, 0) + copies
+            if len(sums) > self.KEPT:
+                leading = sorted(sums.items(), key=lambda pair: (-pair[1], pair[0]))[: self.KEPT // 2]
+                sums.clear()
+                sums.update(leading)
+        registers = self.registers
+        for value in np.frombuffer(detail.registers, "<u2").tolist():
+            register, rank = value >> 6, value & 63
+            if registers.get(register, 0) < rank:
+                registers[register] = rank
+
+    def snapshot(self, entity: str) -> Detail:
+        """As a detail again, to be kept or shown."""
+        packed = np.array(sorted(register << 6 | rank for register, rank in self.registers.items()), "<u2")
+        return Detail(entity, tuple(self.tokens.items()), tuple(self.countries.items()), packed.tobytes())
+
+    def top(self) -> tuple[tuple[tuple[str, int], ...], tuple[tuple[str, int], ...]]:
+        """Leading tokens and countries."""
+        return top_names(self.tokens), top_names(self.countries)
+
+
+class Row(msgspec.Struct, frozen=True, array_like=True):
+    """A row as it lies in `track-changelog`: only what is not zero, as (place, value) columns."""
+
+    v: int
+    ring_at: bytes
+    """uint16 each."""
+    ring: bytes
+    """uint32 each."""
+    ledger_at: bytes
+    """uint8 each; values are differences from an empty row's."""
+    ledger: bytes
+    """int64 each."""
+    known: Detail | None
+
+
+class Table:
+    """All rows of one worker. Owned by TRACK: nobody else changes it."""
+
+    def __init__(self, capacity: int = 1024) -> None:
+        self.names: list[str] = []
+        self.row_of: dict[str, int] = {}
+        self.known: dict[int, Known] = {}
+        self._free: list[int] = []
+        self.partition = np.full(capacity, NOT_YET, dtype=np.int32)
+        self.kind = np.zeros(capacity, dtype=np.int8)
+        """Index into `KINDS`."""
+        self.bucket = np.zeros(capacity, dtype=np.bool_)
+        self.rings = np.zeros((capacity, _WIDTH), dtype=np.uint32)
+        self.ledger = np.zeros((capacity, _LEDGER_WIDTH), dtype=np.int64)
+        self.dirty = np.zeros(capacity, dtype=np.bool_)
+        """Changed since the last snapshot."""
+        self.stored = np.zeros(capacity, dtype=np.bool_)
+        """In the changelog."""
+
+    def __len__(self) -> int:
+        return len(self.row_of)
+
+    # -- rows -------------------------------------------------------------------------------------------------------------
+
+    def rows_for(self, names: Sequence[str], partition: int) -> Rows:
+        """The rows of entities, made where they are new."""
+        found = self.row_of
+        return np.array([found[n] if n in found else self._new(n, partition) for n in names], dtype=np.intp)
+
+    def _new(self, name: str, partition: int) -> int:
+        if self._free:
+            row = self._free.pop()
+            self.names[row] = name
+        else:
+            row = len(self.names)
+            if row == len(self.partition):
+                self._grow()
+            self.names.append(name)
+        self.row_of[name] = row
+        self.partition[row] = partition
+        self.kind[row] = kind_of(name)
+        self.bucket[row] = is_bucket(name)
+        self.ledger[row, _ABSENT] = NOT_YET
+        return row
+
+    def _grow(self) -> None:
+        more = len(self.partition)
+        self.partition = np.concatenate((self.partition, np.full(more, NOT_YET, dtype=np.int32)))
+        self.kind = np.concatenate((self.kind, np.zeros(more, dtype=np.int8)))
+        self.bucket = np.concatenate((self.bucket, np.zeros(more, dtype=np.bool_)))
+        self.rings = np.concatenate((self.rings, np.zeros((more, _WIDTH), dtype=np.uint32)))
+        self.ledger = np.concatenate((self.ledger, np.zeros((more, _LEDGER_WIDTH), dtype=np.int64)))
+        self.dirty = np.concatenate((self.dirty, np.zeros(more, dtype=np.bool_)))
+        self.stored = np.concatenate((self.stored, np.zeros(more, dtype=np.bool_)))
+
+    def remove(self, rows: Iterable[int]) -> None:
+        """Forgets rows."""
+        for row in rows:
+            del self.row_of[self.names[row]]
+            self.known.pop(row, None)
+            self._free.append(row)
+            self.names[row] = ""
+        gone = np.array(list(rows), dtype=np.intp)
+        self.partition[gone] = NOT_YET
+        self.rings[gone] = 0
+        self.ledger[gone] = 0
+        self.dirty[gone] = self.stored[gone] = False
+
+    def learn(self, detail: Detail, partition: int) -> None:
+        """Adds to what an entity is known by."""
+        (row,) = self.rows_for((detail.entity,), partition).tolist()
+        self.known.setdefault(row, Known()).merge(detail)
+        self.dirty[row] = True
+
+    # -- time -------------------------------------------------------------------------------------------------------------
+
+    def advance(self, rows: Rows, minute: int) -> None:
+        """Moves rows on to a minute: what has left a ring becomes zero. Rows already there or further stay."""
+        old = self.ledger[rows, Field.CLOCK]
+        behind = old < minute
+        rows, old = rows[behind], old[behind]
+        if not len(rows):
+            return
+        for ring in RINGS.values():
+            self._rotate(rows, old // ring.minutes, minute // ring.minutes, ring)
+        self.ledger[rows, Field.CLOCK] = minute
+        self.dirty[rows] = True
+
+    def _rotate(self, rows: Rows, old: Ints, new: int, ring: Ring) -> None:
+        gap = new - old
+        first, last = ring.column, ring.column + ring.length
+        one = rows[gap == 1]
+        if len(one):
+            self.rings[one, first + new % ring.length] = 0
+        over = rows[gap >= ring.length]
+        if len(over):
+            self.rings[over, first:last] = 0
+        some = (gap > 1) & (gap < ring.length)
+        if some.any():
+            age = (new - np.arange(ring.length)) % ring.length
+            block = self.rings[rows[some], first:last]
+            block[age[np.newaxis] < gap[some, np.newaxis]] = 0
+            self.rings[rows[some], first:last] = block
+
+    # -- volume -----------------------------------------------------------------------------------------------------------
+
+    def fold(self, rows: Rows, sums: Ints, minute: int, part: Ints) -> None:
+        """Adds the cells of a minute that is over: distinct rows, sums of shape (counters, rows), and the part each opens."""
+        self.advance(rows, minute)
+        ledger = self.ledger
+        new = ledger[rows, Field.FIRST_SEEN] == NOT_YET
+        ledger[rows[new], Field.FIRST_SEEN] = minute
+        trapped = (sums[_INDEX["traps"]] > 0) & (ledger[rows, Field.FIRST_TRAP] == NOT_YET)
+        ledger[rows[trapped], Field.FIRST_TRAP] = minute
+        ledger[rows, Field.LAST_SEEN] = minute
+        for ring in RINGS.values():
+            self._add_to_ring(rows, ring, np.full(len(rows), minute), sums)
+        for span in SPANS:
+            start = minute // span.minutes
+            opened = ledger[rows, span.start] != start
+            ledger[rows[opened], span.start] = start
+            ledger[rows[opened], span.part] = part[opened]
+            ledger[rows, span.counters] += sums.T
+            ledger[rows, span.dirty] = 1
+        self.dirty[rows] = True
+
+    def fold_late(self, rows: Rows, sums: Ints, minute: int) -> None:
+        """Adds late cells to the hours and days their rows still hold; minutes, which rules have judged, stay as they are."""
+        self.advance(rows, minute)
+        for name, ring in RINGS.items():
+            if name.startswith("minute"):
+                continue
+            clock = self.ledger[rows, Field.CLOCK] // ring.minutes
+            held = minute // ring.minutes > clock - ring.length
+            self._add_to_ring(rows[held], ring, np.full(int(held.sum()), minute), sums[:, held])
+        first = self.ledger[rows, Field.FIRST_SEEN]
+        self.ledger[rows, Field.FIRST_SEEN] = np.where(first == NOT_YET, minute, np.minimum(first, minute))
+        self.ledger[rows, Field.LAST_SEEN] = np.maximum(self.ledger[rows, Field.LAST_SEEN], minute)
+        self.dirty[rows] = True
+
+    def add_to_open(self, span: Span, rows: Rows, sums: Ints) -> None:
+        """Adds to the open hour or day."""
+        self.ledger[rows, span.counters] += sums.T
+        self.ledger[rows, span.dirty] = 1
+
+    def _add_to_ring(self, rows: Rows, ring: Ring, minute: Ints, sums: Ints) -> None:
+        column = ring.column + minute // ring.minutes % ring.length
+        grown = self.rings[rows, column] + sums[ring.counter]
+        self.rings[rows, column] = np.minimum(grown, _SATURATED)
+
+    def merge_rings(self, rows: Rows, into: int, minute: int) -> None:
+        """Adds the rings of rows to those of another, all as of a minute."""
+        everyone = np.append(rows, into)
+        self.advance(everyone, minute)
+        self.rings[into] = np.minimum(self.rings[everyone].sum(axis=0, dtype=np.int64), _SATURATED)
+        self.ledger[into, Field.LAST_SEEN] = minute
+        self.dirty[into] = True
+
+    def recent(self, rows: Rows, name: str, minute: int, intervals: int) -> Ints:
+        """Sum of the last intervals of a ring up to and with the one of `minute`, as of that minute; rows need not be advanced."""
+        ring = RINGS[name]
+        now = minute // ring.minutes
+        clock = self.ledger[rows, Field.CLOCK] // ring.minutes
+        block = self.rings[rows, ring.column : ring.column + ring.length].astype(np.int64)
+        age = now - clock[:, np.newaxis] + (clock[:, np.newaxis] - np.arange(ring.length)) % ring.length
+        sums: Ints = (block * (age < intervals)).sum(axis=1)
+        return sums
+
+    def series(self, row: int, name: str, minute: int) -> list[int]:
+        """A ring's values, oldest first, as of a minute."""
+        ring = RINGS[name]
+        now, clock = minute // ring.minutes, int(self.ledger[row, Field.CLOCK]) // ring.minutes
+        wanted = range(now - ring.length + 1, now + 1)
+        return [
+            int(self.rings[row, ring.column + at % ring.length]) if clock - ring.length < at <= clock else 0
+            for at in wanted
+        ]
+
+    # -- snapshots --------------------------------------------------------------------------------------------------------
+
+    def take_changed(self) -> Rows:
+        """The rows that changed since this was last asked: they are to be stored."""
+        rows = np.flatnonzero(self.dirty)
+        self.dirty[rows] = False
+        self.stored[rows] = True
+        return rows
+
+    def stored_in(self, partition: int) -> int:
+        """How many rows of a partition the changelog holds."""
+        return int((self.stored & (self.partition == partition)).sum())
+
+    def snapshots(self, rows: Rows) -> Iterator[tuple[str, Row]]:
+        """Rows as they go into the changelog."""
+        empty = np.zeros(_LEDGER_WIDTH, dtype=np.int64)
+        empty[list(_ABSENT)] = NOT_YET
+        rings = _sparse(self.rings[rows], "<u2", "<u4")
+        ledgers = _sparse(self.ledger[rows] - empty, "u1", "<i8")
+        for row, (ring_at, ring), (ledger_at, ledger) in zip(rows.tolist(), rings, ledgers, strict=True):
+            name = self.names[row]
+            known = self.known.get(row)
+            yield name, Row(ROW_VERSION, ring_at, ring, ledger_at, ledger, known.snapshot(name) if known else None)
+
+    def load(self, rows: Sequence[tuple[str, Row]], partition: int) -> None:
+        """Puts rows back as they were."""
+        places = self.rows_for([name for name, _ in rows], partition)
+        self.stored[places] = True
+        for place, (_, row) in zip(places.tolist(), rows, strict=True):
+            self.rings[place, np.frombuffer(row.ring_at, "<u2")] = np.frombuffer(row.ring, "<u4")
+            self.ledger[place, np.frombuffer(row.ledger_at, "u1")] += np.frombuffer(row.ledger, "<i8")
+            if row.known is not None:
+                self.known.setdefault(place, Known()).merge(row.known)
+
+
+def _sparse(block: NDArray[np.generic], place_type: str, value_type: str) -> Iterator[tuple[bytes, bytes]]:
+    """Each row of a block as (places, values) of what is not zero."""
+    row, place = np.nonzero(block)
+    ends = np.searchsorted(row, np.arange(len(block) + 1))
+    places, values = place.astype(place_type).tobytes(), block[row, place].astype(value_type).tobytes()
+    wide, deep = np.dtype(place_type).itemsize, np.dtype(value_type).itemsize
+    for start, end in zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True):
+        yield places[start * wide : end * wide], values[start * deep : end * deep]
