@@ -42,7 +42,7 @@ tools:
 	java=$${JAVA_HOME:+$$JAVA_HOME/bin/java}
 	[[ -n $$java && -x $$java ]] || java=java
 	release=$$("$$java" -version 2>&1 | sed -n 's/.*version "\([0-9]*\).*/\1/p' | head -n 1) || true
-	[[ $${release:-0} -ge 17 ]] || missing+=(openjdk-17-jre-headless)
+	[[ $${release:-0} -ge 17 ]] || missing+=(default-jre-headless)
 	command -v mvn >/dev/null || missing+=(maven)
 	if [[ $${#missing[@]} -gt 0 ]]; then
 	$(call need,$${missing[*]})
