@@ -50,8 +50,8 @@ def aiokafka_security(settings: Settings) -> dict[str, Any]:
 
 
 def make_admin(settings: Settings) -> AdminClient:
-    """An admin client."""
-    return AdminClient(librdkafka_config(settings))
+    """An admin client. What fails is said by its caller in one sentence: librdkafka would print each refused connection."""
+    return AdminClient(librdkafka_config(settings) | {"log_level": 2})
 
 
 def make_group_consumer(settings: Settings, group: str, **more: Any) -> Consumer:
