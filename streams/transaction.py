@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
 from producers.errors import AuditFailure, Fenced, SystemFault, Unavailable, UnknownOutcome
 from streams.clients import make_group_consumer, make_transactional_producer
@@ -111,7 +111,11 @@ class Worker:
                 self._turn()
             self._commit()
         except KafkaException as error:
+            self._next.clear()  # closing revokes, and nothing of a failed worker may be committed
             raise self._fault(error) from error
+        except BaseException:
+            self._next.clear()
+            raise
         finally:
             self._consumer.close()
         log.info("%s stopped: everything read is committed", self._identity)
@@ -133,7 +137,7 @@ class Worker:
         # The generation of the batch: a rebalance is only served inside `consume`, so it cannot have moved since.
         self._generation = self._consumer.consumer_group_metadata()
         now_ms = _now_ms()
-        self._stage.take(self._records(messages), now_ms)
+        self._take(messages, now_ms)
         self._restore()
         self._hold_back()
         if self._stage.due(now_ms):
@@ -141,34 +145,37 @@ class Worker:
         if self._aborted:
             self._reassign()
 
-    def _records(self, messages: Sequence[Message]) -> list[Message]:
-        """The records among what `consume` gave, with positions moved; ends and faults handled."""
-        records = []
+    def _take(self, messages: Sequence[Message], now_ms: int) -> None:
+        """Hands on the records among what `consume` gave, then the ends that no record followed; handles faults."""
+        records, ended = [], set()
         for message in messages:
-            if (error := message.error()) is not None:
+            partition, error = message.partition(), message.error()
+            if error is not None and error.code() != KafkaError._PARTITION_EOF:
                 self._on_error(message, error)
-            elif (partition := message.partition()) in self._next:
+            elif partition in self._next:
+                if error is not None:
+                    ended.add(partition)
+                    continue
                 records.append(message)
+                ended.discard(partition)
                 self._next[partition] = message.offset() + 1  # type: ignore[operator]
-        return records
+        self._stage.take(records, now_ms)
+        for partition in ended:
+            self._stage.at_end(partition)
 
     def _on_error(self, message: Message, error: KafkaError) -> None:
         code = error.code()
         partition = message.partition()
-        if code == KafkaError._PARTITION_EOF:
-            if partition in self._next:
-                self._stage.at_end(partition)
-        elif code == KafkaError._AUTO_OFFSET_RESET or code == KafkaError.OFFSET_OUT_OF_RANGE:
+        if code in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
             raise AuditFailure(
                 f"{self._identity}: {self._topic} partition {partition} no longer holds the offset the group stands at: "
                 "records were deleted before they were counted. See CONTRIBUTING, 'A gap in the input'"
             )
-        elif code in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION):
+        if code in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION):
             raise Unavailable(f"{self._identity}: topic {self._topic} is missing; run `spamtide topics apply`")
-        elif error.fatal():
+        if error.fatal():
             raise self._fault(KafkaException(error))
-        else:
-            log.warning("%s: %s", self._identity, error.str())
+        log.warning("%s: %s", self._identity, error.str())
 
     def _hold_back(self) -> None:
         wanted = {partition for partition, hold in self._stage.held_back().items() if hold}
@@ -188,12 +195,10 @@ class Worker:
             return
         starts = []
         for found in consumer.committed(partitions, _TIMEOUT_S):  # stable: waits for transactions in flight
-            committed = Committed(found.offset, found.metadata or "")
-            if found.offset < 0:
-                low, _ = consumer.get_watermark_offsets(TopicPartition(self._topic, found.partition), _TIMEOUT_S)
-                committed = Committed(low, fresh=True)
-            self._unrestored[found.partition] = committed
-            starts.append(TopicPartition(self._topic, found.partition, committed.offset))
+            fresh = found.offset < 0
+            self._unrestored[found.partition] = Committed(found.offset, found.metadata or "", fresh)
+            start = OFFSET_BEGINNING if fresh else found.offset
+            starts.append(TopicPartition(self._topic, found.partition, start))
         consumer.incremental_assign(starts)
         consumer.pause(starts)
 
@@ -219,10 +224,26 @@ class Worker:
         """Loads what was assigned, then lets it flow."""
         if not self._unrestored:
             return
-        committed, self._unrestored = self._unrestored, {}
+        committed = {partition: self._located(partition, found) for partition, found in self._unrestored.items()}
+        self._unrestored = {}
         self._stage.restore(committed)
         self._next |= {partition: found.offset for partition, found in committed.items()}
         self._consumer.resume([TopicPartition(self._topic, partition) for partition in committed])
+
+    def _located(self, partition: int, committed: Committed) -> Committed:
+        """With the number of the oldest record where nothing was ever committed. Waits for a topic that was made just now."""
+        if not committed.fresh:
+            return committed
+        deadline_s = time.monotonic() + _TIMEOUT_S
+        while True:
+            try:
+                low, _ = self._consumer.get_watermark_offsets(TopicPartition(self._topic, partition), _TIMEOUT_S)
+            except KafkaException as error:
+                if time.monotonic() > deadline_s or not error.args[0].retriable():
+                    raise
+                time.sleep(_POLL_S)
+            else:
+                return Committed(low, fresh=True)
 
     def _reassign(self) -> None:
         """Takes all owned partitions anew from their committed offsets."""
@@ -240,9 +261,7 @@ class Worker:
         now_ms = _now_ms()
         offsets = []
         for partition, offset in self._next.items():
-            place = TopicPartition(self._topic, partition, offset)
-            place.metadata = self._stage.note(partition)
-            offsets.append(place)
+            offsets.append(TopicPartition(self._topic, partition, offset, self._stage.note(partition)))
         self._producer.begin_transaction()
         try:
             for record in self._stage.outputs():
