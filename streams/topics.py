@@ -49,6 +49,7 @@ VOLUME_TOP: Final = "volume-top"
 CAMPAIGN_ALERTS: Final = "campaign-alerts"
 SENDER_ALERTS: Final = "sender-alerts"
 INCIDENTS: Final = "incidents"
+ALERT_OPEN_CHANGELOG: Final = "alert-open-changelog"
 
 TOPICS: Final[tuple[TopicSpec, ...]] = (
     TopicSpec(
@@ -67,6 +68,9 @@ TOPICS: Final[tuple[TopicSpec, ...]] = (
     TopicSpec(CAMPAIGN_ALERTS, 8, _kept(90), "entity", "Alert, JSON"),
     TopicSpec(SENDER_ALERTS, 8, _kept(90), "entity", "Alert, JSON"),
     TopicSpec(INCIDENTS, 8, _compacted(), "incident", "Alert, JSON: the present state"),
+    TopicSpec(
+        ALERT_OPEN_CHANGELOG, ENTITY_PARTITIONS, _compacted(), "incident", "Alert, JSON: ALERT's table of what is open"
+    ),
 )
 BY_NAME: Final[Mapping[str, TopicSpec]] = {spec.name: spec for spec in TOPICS}
 
