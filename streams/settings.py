@@ -76,19 +76,37 @@ def load(environ: Mapping[str, str], toml_path: Path | None = None) -> Settings:
 
     Raises `UsageError` with one line that names the setting, what is wrong and where it came from.
     """
+    return load_with_origin(environ, toml_path)[0]
+
+
+def load_with_origin(environ: Mapping[str, str], toml_path: Path | None = None) -> tuple[Settings, dict[str, str]]:
+    """As `load`; and by name, for each setting that is not a default, the variable or the file it came from."""
     named = environ.get(PREFIX + "CONFIG")
     path = toml_path or (Path(named) if named else None)
     values: dict[str, Any] = _from_toml(path) if path else {}
     origin = dict.fromkeys(values, str(path))
     for name in Settings.__struct_fields__:
-        variable = PREFIX + name.upper()
+        variable = variable_of(name)
         if variable in environ:
             values[name] = environ[variable]
             origin[name] = variable
     try:
-        return msgspec.convert(values, Settings, strict=False)
+        return msgspec.convert(values, Settings, strict=False), origin
     except msgspec.ValidationError as error:
         raise UsageError(_explain(str(error), origin)) from None
+
+
+def variable_of(name: str) -> str:
+    """The environment variable of a setting."""
+    return PREFIX + name.upper()
+
+
+def environ_of(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:
+    """An environment in which another process loads these very settings; whatever else `environ` holds is kept."""
+    ours = {variable_of(name) for name in Settings.__struct_fields__} | {PREFIX + "CONFIG"}
+    kept = {name: value for name, value in environ.items() if name not in ours}
+    values = {variable_of(name): getattr(settings, name) for name in Settings.__struct_fields__}
+    return kept | {name: str(value) for name, value in values.items() if value not in (None, "")}
 
 
 def _from_toml(path: Path) -> dict[str, Any]:
