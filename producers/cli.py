@@ -49,7 +49,7 @@ def ndjson(connections: Connections, file: Path) -> None:
     Example: spamtide produce ndjson events.ndjson
     """
     if str(file) == "-":
-        run_source(connections, NdjsonStream(sys.stdin.buffer, uuid.uuid4().hex, _now_ms, _Faults()))
+        run_source(connections, NdjsonStream(sys.stdin.fileno(), uuid.uuid4().hex, _now_ms, _Faults()))
     else:
         run_source(connections, NdjsonFile(file, socket.gethostname(), _now_ms, _Faults()))
 

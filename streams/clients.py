@@ -101,6 +101,7 @@ def make_transactional_producer(settings: Settings, transactional_id: str, **mor
             "linger.ms": 5,
             "compression.type": "zstd",
             "compression.level": 1,
+            "message.max.bytes": 1_048_588,  # the broker's own limit: room for MAX_RECORD_BYTES and its framing
             "queue.buffering.max.messages": 1_000_000,
             "queue.buffering.max.kbytes": 512 * 1024,
         }

@@ -1,6 +1,8 @@
 """Lines of a file, from a byte offset, with a bound on their length; and what makes a file the same file."""
 
 import hashlib
+import os
+import select
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Final
@@ -10,6 +12,7 @@ import msgspec
 from producers.errors import Unavailable, UsageError
 
 _GZIP_MAGIC: Final = b"\x1f\x8b"
+_CHUNK_BYTES: Final = 1 << 18
 
 
 class FileIdentity(msgspec.Struct, frozen=True):
@@ -39,6 +42,30 @@ def read_file(path: Path, offset: int, limit: int) -> Iterator[tuple[int, bytes 
         for size, line in read_stream(file, limit):
             offset += size
             yield offset, line
+
+
+def read_pipe(descriptor: int, limit: int, patience_s: float = 0.2) -> Iterator[tuple[bool, bytes | None]]:
+    """(whether the writer paused, line without its end) of a pipe, terminal or socket; None for a line longer than `limit`.
+
+    A pause, with no line, is told once when nothing came for `patience_s`: time to hand on what was gathered.
+    """
+    held, skipping, quiet = b"", False, True
+    while True:
+        if not quiet and not select.select([descriptor], [], [], patience_s)[0]:
+            quiet = True
+            yield True, b""
+        chunk = os.read(descriptor, _CHUNK_BYTES)
+        if not chunk:
+            break
+        quiet = False
+        *lines, held = (held + chunk).split(b"\n")
+        for line in lines:
+            yield False, None if skipping or len(line) > limit else line
+            skipping = False
+        if len(held) > limit:
+            held, skipping = b"", True
+    if held or skipping:
+        yield False, None if skipping else held
 
 
 def read_stream(stream: IO[bytes], limit: int) -> Iterator[tuple[int, bytes | None]]:

@@ -6,14 +6,14 @@ A line is published as it came, so that fields of a newer version live on; one t
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
 import msgspec
 
 from producers.errors import InvalidInput, UsageError
 from producers.event import MAX_RECORD_BYTES, MAX_SKEW_MS, decode_lines
 from producers.publish import Batch
-from producers.sources.lines import FileIdentity, identify, read_file, read_stream
+from producers.sources.lines import FileIdentity, identify, read_file, read_pipe
 
 BATCH_LINES: Final = 5_000
 BATCH_BYTES: Final = 8_000_000
@@ -69,19 +69,20 @@ class NdjsonFile:
 class NdjsonStream:
     """Standard input: it cannot be read again, so nothing is kept, and `run` names this run's key apart from others'."""
 
-    def __init__(self, stream: IO[bytes], run: str, clock: Clock, report: Report) -> None:
+    def __init__(self, descriptor: int, run: str, clock: Clock, report: Report) -> None:
         self.key = f"ndjson:-:{run}"
-        self._stream = stream
+        self._descriptor = descriptor
         self._clock = clock
         self._report = report
 
     def read(self, position: bytes | None) -> Iterator[Batch]:
-        """The position is ignored."""
+        """The position is ignored. A batch ends when it is full and when the writer pauses."""
         del position
         pending = _Pending(self._clock, self._report, 0)
-        for _, line in read_stream(self._stream, MAX_RECORD_BYTES):
-            pending.add(line)
-            if pending.is_full:
+        for paused, line in read_pipe(self._descriptor, MAX_RECORD_BYTES):
+            if not paused:
+                pending.add(line)
+            if pending.is_full or (paused and pending.lines):
                 yield pending.take(b"")
         if pending.lines:
             yield pending.take(b"")
