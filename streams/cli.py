@@ -1,0 +1,153 @@
+"""`spamtide`: the face of producers and streams. Decides nothing; loads settings, calls, and turns faults into one line and a status."""
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from producers.errors import SpamtideError, SystemFault
+from streams.face import Face, stop_on_signal
+from streams.settings import PREFIX, Settings, variable_of
+
+INTERRUPTED: Final = 130
+"""Exit status after Ctrl-C (128 + SIGINT)."""
+_SECRET: Final = ("password", "label_key")
+_GROUP_HELP: Final = {"produce": "Read mail events from a source and publish them."}
+
+
+class LazyGroup(click.Group):
+    """Imports `spamtide produce` and its sources only when it is asked for, so that `--help` is quick."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*super().list_commands(ctx), *_GROUP_HELP]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name == "produce":
+            from producers.cli import produce
+
+            return produce
+        return super().get_command(ctx, cmd_name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        rows = [
+            (name, _GROUP_HELP.get(name) or self.commands[name].get_short_help_str(90))
+            for name in self.list_commands(ctx)
+        ]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.option(
+    "--config",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Settings as TOML; SPAMTIDE_* variables go over it. [default: SPAMTIDE_CONFIG, if set]",
+)
+@click.pass_context
+def cli(ctx: click.Context, config: Path | None) -> None:
+    """Spamtide counts mail on Kafka, per sender and per campaign, and tells when spam surges.
+
+    \b
+    sources -> mail-events -> COUNT -> mail-rollups -> TRACK -> volume-signals -> ALERT -> campaign-alerts
+      `spamtide produce` reads logs and feeds;
+      COUNT adds up each minute; TRACK keeps the volumes, judges them and owns the incidents;
+      ALERT tells people and programs;  `spamtide up` runs all three, `run` one of them.
+
+    \b
+    To see it work:          spamtide demo
+    To run it here:          spamtide up
+    To feed it a log:        spamtide produce postfix /var/log/mail.log.1
+    To look at it:           spamtide top        spamtide alerts --follow
+    On a cluster of yours:   SPAMTIDE_BOOTSTRAP_SERVERS=kafka.example:9092 spamtide topics apply
+
+    \b
+    Exit status: 0 done, 1 not as it should be, 2 a setting or argument, 3 something does not answer, 4 another worker has
+    this slot, 5 the end of a commit was not learned (start again), 6 the audit failed: see the README, 130 interrupted.
+    """
+    ctx.obj = Face(config, os.environ)
+
+
+@cli.command()
+@click.argument("stage", type=click.Choice(["count", "track", "alert"]))
+@click.pass_obj
+def run(face: Face, stage: str) -> None:
+    """Run one worker of a STAGE until it is stopped. Ctrl-C commits and ends; a second one kills.
+
+    Run more of them with SPAMTIDE_SLOT=1, 2, ... to share the work.
+    """
+    settings = face.settings
+    if stage == "alert":
+        from streams.alert import run as run_alert
+
+        run_alert(settings)
+        return
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    stop = stop_on_signal()
+    if stage == "count":
+        from streams.count import run as run_count
+
+        run_count(settings, stop)
+    else:
+        from streams.track import run as run_track
+
+        run_track(settings, stop)
+
+
+@cli.command()
+@click.pass_obj
+def settings(face: Face) -> None:
+    """Check the settings and print each with its value and where it came from. Exit status 2 on a bad one."""
+    loaded, origin = face.settings, face.origin
+    for name in Settings.__struct_fields__:
+        value = getattr(loaded, name)
+        shown = "(hidden)" if value and name.endswith(_SECRET) else "" if value is None else str(value)
+        click.echo(f"{name:22} {shown:32} {origin.get(name, 'default')}")
+    known = {variable_of(name) for name in Settings.__struct_fields__} | {PREFIX + "CONFIG", PREFIX + "DEBUG"}
+    for name in sorted(os.environ):
+        if name.startswith(PREFIX) and name not in known and not name.startswith((PREFIX + "KAFKA_", PREFIX + "CACHE")):
+            click.echo(f"spamtide: {name} is no setting and was not read", err=True)
+
+
+@cli.command()
+def version() -> None:
+    """Print the version."""
+    from importlib.metadata import version as version_of
+
+    click.echo(f"spamtide {version_of('spamtide')}")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The console script: runs a command and exits with its status."""
+    try:
+        sys.exit(_status(arguments))
+    except BrokenPipeError:  # the reader of our output went away: nothing more to say to it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _status(arguments: list[str] | None) -> int:
+    try:
+        result: Any = cli.main(arguments, prog_name="spamtide", standalone_mode=False)
+        sys.stdout.flush()
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return 0 if arguments == [] or sys.argv[1:] == [] else error.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        return INTERRUPTED
+    except SpamtideError as error:
+        if os.environ.get(PREFIX + "DEBUG"):
+            raise
+        click.echo("spamtide: " + " ".join(str(error).split()), err=True)
+        return error.exit_status if isinstance(error, SystemFault) else 1
+    return result if isinstance(result, int) else 0
+
+
+if __name__ == "__main__":
+    main()
