@@ -22,6 +22,8 @@ MAX_COPIES: Final = 1_000_000
 """Most recipients one event may claim, so that one forged number cannot look like a campaign."""
 MAX_RECORD_BYTES: Final = 1_000_000
 """Largest record a source writes: the broker's 1 MiB less what headers and batch framing need."""
+MAX_TIME_MS: Final = 253_402_300_799_999
+"""The end of the year 9999: whatever comes through fits 64 bits with room to reckon."""
 MAX_SKEW_MS: Final = 5 * 60_000
 """How far an event may be dated after the broker's append time before it is refused."""
 
@@ -67,7 +69,7 @@ class MailEvent(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_on
 
     v: Annotated[int, msgspec.Meta(ge=1, le=1)]
     id: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_ID_BYTES)]
-    time_ms: Annotated[int, msgspec.Meta(ge=0)]
+    time_ms: Annotated[int, msgspec.Meta(ge=0, le=MAX_TIME_MS)]
     """When it happened at the source, ms since the Unix epoch."""
     disposition: Disposition
     source: Source

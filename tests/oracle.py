@@ -8,6 +8,7 @@ line, as a reader from left to right would.
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any, Final
 
@@ -43,7 +44,7 @@ _TEXTS: Final[Mapping[str, tuple[int, int]]] = {  # fewest and most bytes
     "campaign": (1, 96),
 }
 _NUMBERS: Final[Mapping[str, tuple[int, int]]] = {
-    "time_ms": (0, (1 << 63) - 1),
+    "time_ms": (0, 253_402_300_799_999),
     "copies": (1, 1_000_000),
     "asn": (0, (1 << 32) - 1),
     "size_bytes": (0, 1 << 40),
@@ -163,8 +164,7 @@ def entities_of(event: Mapping[str, Any]) -> list[str]:
     if event.get("account") is not None:
         entities.append("account:" + event["account"])
     if event.get("sender_domain") is not None:
-        host = event["sender_domain"].lower().rstrip(".")
-        entities.append("domain:" + (_suffixes(host).top_domain_under_public_suffix or host))
+        entities.append("domain:" + _registrable(event["sender_domain"]))
     else:
         entities.append("domain:(null)" if event.get("sender") == "" else "domain:(unauthenticated)")
     if event.get("ip") is not None:
@@ -213,12 +213,19 @@ def _campaign(event: Mapping[str, Any]) -> str:
     return tokens[0] if tokens else "(none)"
 
 
-def _places(text: str) -> list[str]:
+@cache
+def _registrable(host: str) -> str:
+    host = host.lower().rstrip(".")
+    return _suffixes(host).top_domain_under_public_suffix or host
+
+
+@cache
+def _places(text: str) -> tuple[str, str]:
     address = _address(text)
     if isinstance(address, IPv6Address):
         ip, net = IPv6Network((address, 64), strict=False), IPv6Network((address, 48), strict=False)
-        return [f"ip:{ip}", f"net:{net}"]
-    return [f"ip:{address}", f"net:{ip_network((int(address), 24), strict=False)}"]
+        return f"ip:{ip}", f"net:{net}"
+    return f"ip:{address}", f"net:{ip_network((int(address), 24), strict=False)}"
 
 
 def _address(text: str) -> IPv4Address | IPv6Address:
