@@ -1,0 +1,114 @@
+"""Faust's Kafka driver, made to read committed records and to commit no further than what was handled.
+
+Faust asks for `read_uncommitted` unless it runs exactly-once, and its book of acknowledged offsets was made for topics without
+transactions: markers and aborted records leave gaps that can hold a partition's commit back for ever (a gap of two or more after
+offset 0), and an event dropped or failed on its way is acknowledged like one that was handled. Here the committed offset of a partition
+is the one after the last signal whose alerts the broker has confirmed: signals of a partition are handled one by one, in order.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Any, Final
+
+import aiokafka
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP, Message
+
+from streams.clients import TIMEOUT_MS, aiokafka_security
+from streams.settings import Settings
+
+REQUEST_TIMEOUT_MS: Final = 3 * TIMEOUT_MS
+_FETCH_WAIT_MS: Final = 500
+
+
+def reach(settings: Settings) -> dict[str, Any]:
+    """What every aiokafka client needs to reach the cluster."""
+    return {
+        "bootstrap_servers": settings.bootstrap_servers,
+        "client_id": f"spamtide-alert-{settings.slot}",
+        "request_timeout_ms": REQUEST_TIMEOUT_MS,
+        **aiokafka_security(settings),
+    }
+
+
+class ReadCommittedThread(driver.AIOKafkaConsumerThread):
+    """The thread that fetches: signals and the table's changelog alike, committed records only."""
+
+    def _create_worker_consumer(self, transport: driver.Transport) -> aiokafka.AIOKafkaConsumer:
+        self._assignor = self.app.assignor
+        return aiokafka.AIOKafkaConsumer(  # type: ignore[no-untyped-call]
+            **reach(settings_of(self.app)),
+            group_id=self.app.conf.id,
+            partition_assignment_strategy=[self._assignor],
+            isolation_level="read_committed",
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            session_timeout_ms=TIMEOUT_MS,
+            heartbeat_interval_ms=TIMEOUT_MS // 10,
+            max_poll_interval_ms=30 * TIMEOUT_MS,
+            fetch_max_wait_ms=_FETCH_WAIT_MS,
+            max_poll_records=self.app.conf.broker_max_poll_records,
+        )
+
+
+class HandledConsumer(driver.Consumer):
+    """Commits what `handled` was told, nothing else."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._next: dict[TP, int] = {}
+        super().__init__(*args, **kwargs)
+
+    def _new_consumer_thread(self) -> ReadCommittedThread:
+        return ReadCommittedThread(self, loop=self.loop, beacon=self.beacon)
+
+    def handled(self, message: Message) -> None:
+        """Everything of this partition up to and with this message may be committed."""
+        self._next[message.tp] = message.offset + 1
+
+    def ack(self, message: Message) -> bool:
+        """Faust's own word for a message that left its stream, handled or not: it is no longer waited for."""
+        message.acked = True
+        self._unacked_messages.discard(message)
+        return True
+
+    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        """Commit, then forget: another worker goes on from there."""
+        await super().on_partitions_revoked(revoked)
+        for tp in revoked:
+            self._next.pop(tp, None)
+
+    def _filter_tps_with_pending_acks(self, topics: Any = None) -> Iterator[TP]:
+        return iter(tuple(self._next))
+
+    def _new_offset(self, tp: TP) -> int | None:
+        return self._next.get(tp)
+
+    async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
+        """Offsets without a record need no book: see the module."""
+
+
+class IdempotentProducer(driver.Producer):
+    """Retries neither repeat nor reorder a record."""
+
+    def _new_producer(self, transactional_id: str | None = None) -> aiokafka.AIOKafkaProducer:
+        return aiokafka.AIOKafkaProducer(  # type: ignore[no-untyped-call]
+            **reach(settings_of(self.app)), acks="all", enable_idempotence=True, compression_type="zstd"
+        )
+
+
+class Transport(driver.Transport):
+    """The three above as one."""
+
+    Consumer = HandledConsumer
+    Producer = IdempotentProducer
+
+
+def broker_urls(settings: Settings) -> str:
+    """The bootstrap servers in Faust's words. Only shown: the clients are made by `reach`."""
+    servers: Iterable[str] = settings.bootstrap_servers.split(",")
+    return ";".join(f"kafka://{server.strip()}" for server in servers)
+
+
+def settings_of(app: Any) -> Settings:
+    """Settings of the application a Faust object belongs to."""
+    settings: Settings = app.settings
+    return settings
