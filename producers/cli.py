@@ -8,15 +8,20 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 from typing import Final
 
 import click
+import msgspec
 
+from producers.errors import Unavailable
 from producers.publish import Connections, Publisher, Source, Totals
 from producers.sources.ndjson import NdjsonFile, NdjsonStream
 from producers.sources.postfix import PostfixFile, find_zone
+from producers.sources.ring_truth import tell
+from producers.sources.scenario import MAX_EVENTS, Paced, Parameters, RingScenario, World
 
 PROGRESS_S: Final = 2.0
 SHOWN_FAULTS: Final = 20
@@ -78,6 +83,73 @@ def postfix(connections: Connections, file: Path, year: int | None, zone: str | 
     Example: spamtide produce postfix /var/log/mail.log.1
     """
     run_source(connections, PostfixFile(file, socket.gethostname(), find_zone(zone), _now_ms, year, host))
+
+
+@produce.group()
+def scenario() -> None:
+    """Publish a made world, the same for the same seed, with the truth about it."""
+
+
+@scenario.command()
+@click.option(
+    "--seed", type=click.IntRange(0, 1 << 62), default=1, show_default=True, help="Another seed, another world."
+)
+@click.option(
+    "--speed",
+    type=click.FloatRange(0, min_open=True),
+    metavar="X",
+    help="Event seconds in a second: 15000 plays three weeks in two minutes. [default: as fast as it can]",
+)
+@click.option(
+    "--start",
+    type=click.DateTime(["%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%d"]),
+    default="2026-10-01",
+    show_default=True,
+    help="When the three weeks begin, UTC.",
+)
+@click.option(
+    "--events",
+    type=click.IntRange(0, MAX_EVENTS),
+    default=600_000,
+    show_default=True,
+    help="Events beside the trap hits.",
+)
+@click.option(
+    "--truth",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write what must be found, as JSON.",
+)
+@click.pass_obj
+def ring(
+    connections: Connections, seed: int, speed: float | None, start: datetime, events: int, truth: Path | None
+) -> None:
+    """Publish three weeks of honest mail with one ring in it.
+
+    The traps catch 45,000 of the ring's messages, one of every 5,000 that it sends: 321 million a month.
+
+    \b
+    Example: spamtide produce scenario ring --seed 7 --speed 15000 --truth truth.json
+    """
+    start_ms = int(start.replace(tzinfo=UTC).timestamp() * 1000)
+    world = World(Parameters(seed=seed, start_ms=start_ms, events=events))
+    world.check_past(_now_ms(), speed)
+    if truth is not None:
+        _write(truth, msgspec.json.encode(tell(world)))
+    source: Source = RingScenario(world)
+    if speed is not None:
+        source = Paced(RingScenario(world, span_ms=max(1, int(speed * 1000))), speed, time.monotonic, time.sleep)
+    run_source(connections, source)
+
+
+def _write(path: Path, content: bytes) -> None:
+    """A file that is whole or not there. Raises `Unavailable`."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        partial.write_bytes(content)
+        partial.replace(path)
+    except OSError as error:
+        raise Unavailable(f"cannot write {path}: {error.strerror}") from None
 
 
 def run_source(connections: Connections, source: Source) -> None:

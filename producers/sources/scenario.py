@@ -89,6 +89,20 @@ class World:
         """What the ring sent, everywhere."""
         return round(self.parameters.trap_hits / self.parameters.capture_share)
 
+    def check_past(self, now_ms: int, speed: float | None) -> None:
+        """Raises `UsageError` where events would be published before they happened: COUNT refuses those.
+
+        `speed` is in event seconds a second; None for all at once.
+        """
+        start_ms = self.parameters.start_ms
+        length_ms = self.hours * HOUR_MS
+        end_ms = now_ms + (length_ms / speed if speed else 0)
+        if start_ms > now_ms or start_ms + length_ms > end_ms:
+            raise UsageError(
+                "scenario ring: the world would be published before this machine's clock comes to it; give --start a day "
+                f"at least {length_ms // DAY_MS} days ago"
+            )
+
     def hour(self, number: int) -> Hour:
         """What happens in an hour, in order of publication; the same for every call."""
         seed = np.random.SeedSequence(self._story.entropy, spawn_key=(*self._story.spawn_key, number))

@@ -197,6 +197,16 @@ def test_a_world_that_cannot_be_is_refused(changes: dict[str, int]) -> None:
         World(msgspec.structs.replace(SMALL, **changes))
 
 
+def test_a_world_is_not_published_before_it_happens(world: World) -> None:
+    start_ms, end_ms = SMALL.start_ms, SMALL.start_ms + 2 * 24 * HOUR_MS
+    world.check_past(end_ms, None)
+    world.check_past(start_ms, 1.0)
+    world.check_past(start_ms + HOUR_MS, 1.02)
+    for now_ms, speed in ((end_ms - 1, None), (start_ms - 1, 0.5), (start_ms + HOUR_MS, 1.1)):
+        with pytest.raises(UsageError, match="at least 2 days ago"):
+            world.check_past(now_ms, speed)
+
+
 def test_a_paced_batch_comes_when_its_last_event_has_happened(world: World) -> None:
     """Two days at 3,600 event seconds a second, publishing for free: 48 seconds of a clock that only sleep moves."""
     now_s = [100.0]
