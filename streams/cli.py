@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import click
 
-from producers.errors import SpamtideError, SystemFault
+from producers.errors import SpamtideError, SystemFault, UsageError
 from streams.face import Face, stop_on_signal
 from streams.settings import PREFIX, Settings, variable_of
 
@@ -95,6 +95,65 @@ def run(face: Face, stage: str) -> None:
         from streams.track import run as run_track
 
         run_track(settings, stop)
+
+
+@cli.group()
+def topics() -> None:
+    """Make, list and describe the topics."""
+
+
+@topics.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a topic.")
+@click.pass_obj
+def apply(face: Face, as_json: bool) -> None:
+    """Make the topics that are missing. One that is not as it should be is told and never changed: exit status 1."""
+    import msgspec
+
+    from streams.admin import apply as apply_topics
+
+    outcomes = apply_topics(face.settings)
+    for outcome in outcomes:
+        if as_json:
+            click.echo(msgspec.json.encode(outcome))
+            continue
+        click.echo(f"{outcome.topic:32} {outcome.partitions:3} partitions  {outcome.outcome}")
+        for differs in outcome.differences:
+            click.echo(f"{'':32} {differs.setting} is {differs.now or 'not set'}, should be {differs.should_be}")
+    if any(outcome.outcome == "differs" for outcome in outcomes):
+        raise SystemExit(1)
+
+
+@topics.command("list")
+@click.pass_obj
+def list_topics(face: Face) -> None:
+    """Print every topic: partitions, key and what a record is. One that is not on the cluster is marked `missing`."""
+    from streams.admin import existing
+    from streams.topics import TOPICS
+
+    found = existing(face.settings)
+    for spec in TOPICS:
+        name = face.settings.topic(spec.name)
+        partitions = f"{found[name]:3} partitions" if name in found else "missing"
+        click.echo(f"{name:32} {partitions:14}  key: {spec.key:20} {spec.content}")
+
+
+@topics.command()
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    default="deploy/schema",
+    show_default=True,
+    help="Folder to write to; files of the same names are replaced.",
+)
+def schema(out: Path) -> None:
+    """Write the contracts as JSON Schema and AsyncAPI 3."""
+    from streams.schema import write
+
+    try:
+        written = write(out)
+    except OSError as error:
+        raise UsageError(f"cannot write to {out}: {error.strerror}; name another folder with --out") from None
+    click.echo(f"{len(written)} files in {out}")
 
 
 @cli.command()

@@ -127,6 +127,18 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
     dashboard_url: str
 
 
+class EnforcementAction(msgspec.Struct, frozen=True, kw_only=True):
+    """What somebody did against an entity, on `enforcement-actions`: so that it can be told whether it helped."""
+
+    v: int = SIGNAL_VERSION
+    entity: str
+    """Full entity id, `kind:name`: also the key of the record."""
+    kind: Literal["takedown", "injunction", "settlement", "block"]
+    time_ms: int
+    """When it took effect, ms since the Unix epoch."""
+    note: str = ""
+
+
 NO_INCIDENT, OPEN, RESOLVED = range(3)
 REOPENS_FOR_MINUTES: Final = 35 * 1440
 CALMER_FOR_MINUTES: Final = 60
