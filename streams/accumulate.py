@@ -261,9 +261,16 @@ class _Flush:
         intake: tuple[Ints, Ints],
         details: dict[int, Detail],
     ) -> list[Rollup]:
-        """Cells of one partition as records of bounded size. An entity's detail goes with its first cell."""
+        """Cells of one partition as records of bounded size. An entity's detail goes with its first cell.
+
+        The last cells are the partition's own copy of all intake: TRACK needs the whole to know a share of it.
+        """
+        everyone = len(self._names)
+        entity = np.concatenate((entity, np.full(len(intake[0]), everyone, dtype=np.int64)))
+        code = np.concatenate((code, intake[0]))
+        counters = np.concatenate((counters, intake[1]), axis=1)
         entities, first, name_of = np.unique(entity, return_index=True, return_inverse=True)
-        names = [self._names[index] for index in entities.tolist()]
+        names = [f"{INTAKE}:{partition}" if index == everyone else self._names[index] for index in entities.tolist()]
         own = [details.get(index) for index in entities.tolist()]
         size = np.array(
             [len(name) * 4 + (_size(detail) if detail else 0) for name, detail in zip(names, own, strict=True)]
@@ -281,10 +288,7 @@ class _Flush:
                 for d, at in zip(own[lowest:highest], first[lowest:highest], strict=True)
                 if d and record[at] == number
             ]
-            names_here = names[lowest:highest]
-            if number == 0:
-                names_here, cells = _with_intake(partition, names_here, cells, intake)
-            records.append(_rollup(partition, tuple(names_here), cells, tuple(starts)))
+            records.append(_rollup(partition, tuple(names[lowest:highest]), cells, tuple(starts)))
         return records
 
 
@@ -306,16 +310,6 @@ def _rollup(
         counters=pack_columns(counters),
         details=details,
     )
-
-
-def _with_intake(
-    partition: int, names: list[str], cells: tuple[Ints, Ints, Ints], intake: tuple[Ints, Ints]
-) -> tuple[list[str], tuple[Ints, Ints, Ints]]:
-    """Adds the partition's own copy of all intake: TRACK needs the whole to know a share of it."""
-    codes, sums = intake
-    name_of = np.concatenate((cells[0], np.full(len(codes), len(names), dtype=np.int64)))
-    joined = (name_of, np.concatenate((cells[1], codes)), np.concatenate((cells[2], sums), axis=1))
-    return [*names, f"{INTAKE}:{partition}"], joined
 
 
 def _size(detail: Detail) -> int:

@@ -25,7 +25,7 @@ from streams.settings import Settings
 from streams.topics import MAIL_EVENTS, MAIL_EVENTS_DLQ, MAIL_ROLLUPS
 from streams.transaction import Committed, Outgoing, Worker
 
-MAX_EVENTS: Final = 200_000
+MAX_EVENTS: Final = 100_000
 """A flush is due at this many events, whatever the time: it bounds memory."""
 POISON_WINDOW: Final = 10_000
 """A partition is paused when more than half of this many last records were bad."""
@@ -61,7 +61,10 @@ class InputPartition:
         self._recent.append((records, bad))
         while sum(n for n, _ in self._recent) - self._recent[0][0] >= POISON_WINDOW:
             self._recent.popleft()
-        self.poisoned = self.poisoned or 2 * sum(b for _, b in self._recent) > POISON_WINDOW
+        seen, spoiled = (sum(column) for column in zip(*self._recent, strict=True))
+        self.poisoned = self.poisoned or 2 * spoiled > max(
+            seen, POISON_WINDOW
+        )  # batches are not cut: `seen` may be more
 
     def settle(self, now_ms: int, idle_ms: int) -> bool:
         """Declares the partition idle or not; true where that changed."""
@@ -150,7 +153,7 @@ class Count:
         The whole batch at once where every record is one plain line, which is nearly always; else record by record.
         """
         joined = b"\n".join(values)
-        if joined.count(b"\n") == len(values) - 1 and is_plain(joined):
+        if _one_object_a_line(joined, len(values)) and is_plain(joined):
             try:
                 events = self._decoder.decode_lines(joined)
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -264,6 +267,16 @@ class Count:
         self._refused.clear()
         self._records = self._late = 0
         self._moved = False
+
+
+def _one_object_a_line(joined: bytes, records: int) -> bool:
+    """Whether lines and records must be the same: no object can go on over `}\\n{`, and no record is empty or begins in another.
+
+    Counting what was decoded is not enough: two objects on one line and an empty record beside them look like two good records.
+    """
+    joints = records - 1
+    whole = joined.startswith(b"{") and joined.endswith(b"}")
+    return whole and joined.count(b"\n") == joints and joined.count(b"}\n{") == joints
 
 
 def _line(value: bytes, line: int) -> bytes:
