@@ -346,14 +346,15 @@ class PostfixJoiner:
             if mail.origin != "unknown":
                 return False
             # The arrival lines of the first hop are not here; those of the copy may be missing for the same cause.
-            self._state.open[key] = Mail(line.queue_id, "unknown", time_ms=line.time_ms)
+            self._state.open[key] = Mail(key.partition(" ")[2], "unknown", time_ms=line.time_ms)
         self._join(mail, line.key, key)
         return True
 
     def _join(self, first: Mail, first_key: str, key: str) -> None:
         """The mail at `key` is a copy of `first`. What is not yet counted goes on under the copy's queue id."""
         copy = self._state.open[key]
-        if copy.stage == "counted" or copy.origin == "remote":
+        joined_before = copy.queue_id == first.queue_id  # by the line of another recipient
+        if joined_before or copy.stage == "counted" or copy.origin == "remote":
             return
         copy.queue_id, copy.sender = first.queue_id, first.sender if first.copies else copy.sender
         if first.origin != "unknown":
