@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any, Final
 
@@ -80,12 +81,12 @@ def run(face: Face, stage: str) -> None:
     Run more of them with SPAMTIDE_SLOT=1, 2, ... to share the work.
     """
     settings = face.settings
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     if stage == "alert":
         from streams.alert import run as run_alert
 
         run_alert(settings)
         return
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     stop = stop_on_signal()
     if stage == "count":
         from streams.count import run as run_count
@@ -95,6 +96,55 @@ def run(face: Face, stage: str) -> None:
         from streams.track import run as run_track
 
         run_track(settings, stop)
+
+
+@cli.command()
+@click.pass_obj
+def up(face: Face) -> None:
+    """Run everything on this machine: Kafka unless a cluster is named, the topics, and all three stages. Ctrl-C ends it.
+
+    A stage that ends is started again, after 0.5 s at first and at most 30 s, and it is said why. Kafka goes on running.
+    """
+    from streams.up import up as run_up
+
+    named = "bootstrap_servers" in face.origin
+    raise SystemExit(run_up(face.settings, named, os.environ, stop_on_signal(), say))
+
+
+@cli.command()
+@click.option("--follow", "-f", is_flag=True, help="Go on with each alert as it comes, until Ctrl-C.")
+@click.option("--json", "as_json", is_flag=True, help="Each alert as published, one JSON object a line.")
+@click.option(
+    "--severity", type=click.Choice(["info", "warning", "critical"]), default="info", help="Only these and worse."
+)
+@click.option("--since", metavar="TIME", help="Only from TIME on: 90m, 24h, 7d, or 2026-10-01T12:00 (UTC).")
+@click.pass_obj
+def alerts(face: Face, follow: bool, as_json: bool, severity: Any, since: str | None) -> None:
+    """Print the alerts that were raised, oldest first, repeats left out. Times are those of the mail."""
+    from streams.listen import Listener, parse_since
+    from streams.listen import run as run_listen
+
+    since_ms = parse_since(since, time.time_ns() // 1_000_000) if since else 0
+    run_listen(face.settings, Listener(severity, since_ms), as_json, follow, stop_on_signal())
+
+
+@cli.command()
+@click.option("--once", is_flag=True, help="Print the table once and end; so it does where output is no terminal.")
+@click.option("--json", "as_json", is_flag=True, help="Print the rows once, one JSON object a line.")
+@click.option(
+    "--kind",
+    "kinds",
+    multiple=True,
+    type=click.Choice(["campaign", "account", "domain", "ip", "net"]),
+    help="Only this kind; may be given several times.",
+)
+@click.pass_obj
+def top(face: Face, once: bool, as_json: bool, kinds: tuple[str, ...]) -> None:
+    """Show the campaigns and senders that lead now: their pace as a month, tier, severity and last hour. Ctrl-C ends it."""
+    from streams.top import SENDER_KINDS
+    from streams.top import run as run_top
+
+    run_top(face.settings, kinds or ("campaign", *SENDER_KINDS), once, as_json, stop_on_signal())
 
 
 @cli.group()
@@ -177,6 +227,11 @@ def version() -> None:
     from importlib.metadata import version as version_of
 
     click.echo(f"spamtide {version_of('spamtide')}")
+
+
+def say(line: str) -> None:
+    """A line for the person who watches."""
+    click.echo(line, err=True)
 
 
 def main(arguments: list[str] | None = None) -> None:
