@@ -121,6 +121,7 @@ def make_app(settings: Settings) -> AlertApp:
         broker_session_timeout=TIMEOUT_MS / 1000,
         broker_commit_interval=COMMIT_S,
         stream_wait_empty=False,
+        canonical_url=f"http://slot-{settings.slot}",  # part of the group's memory of a member: it must outlive a changed port
         web_bind=settings.metrics_address,
         web_host=settings.metrics_address,
         web_port=settings.alert_port,

@@ -7,12 +7,15 @@ is the one after the last signal whose alerts the broker has confirmed: signals 
 """
 
 from collections.abc import Iterable, Iterator
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import aiokafka
+from aiokafka.errors import KafkaError
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, Message
+from mode import Service
 
+from producers.errors import Fenced, SystemFault, Unavailable
 from streams.clients import TIMEOUT_MS, aiokafka_security
 from streams.settings import Settings
 
@@ -38,6 +41,7 @@ class ReadCommittedThread(driver.AIOKafkaConsumerThread):
         return aiokafka.AIOKafkaConsumer(  # type: ignore[no-untyped-call]
             **reach(settings_of(self.app)),
             group_id=self.app.conf.id,
+            group_instance_id=f"{self.app.conf.id}-{settings_of(self.app).slot}",
             partition_assignment_strategy=[self._assignor],
             isolation_level="read_committed",
             enable_auto_commit=False,
@@ -49,9 +53,30 @@ class ReadCommittedThread(driver.AIOKafkaConsumerThread):
             max_poll_records=self.app.conf.broker_max_poll_records,
         )
 
+    def check_membership(self) -> None:
+        """Whether this worker is still the member of the group that it was. Raises `Fenced`, `KafkaError`.
+
+        Faust fetches past the call in which aiokafka reports that its group coordination has died, and would wait for ever. A
+        static member is given its id once: another id means that the group took this one for gone, or gave its place away.
+        """
+        if self._consumer is None:
+            return
+        coordinator: Any = self._consumer._coordinator
+        coordinator.check_errors()
+        known, self._member = self._member, coordinator.member_id or self._member
+        if known and known != coordinator.member_id:
+            raise Fenced(
+                f"another ALERT runs with slot {settings_of(self.app).slot}, or this one was silent for {TIMEOUT_MS // 1000} s: "
+                "give each its own SPAMTIDE_SLOT; a restart goes on where it stopped"
+            )
+
+    _member = ""
+
 
 class HandledConsumer(driver.Consumer):
     """Commits what `handled` was told, nothing else."""
+
+    _thread: ReadCommittedThread
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._next: dict[TP, int] = {}
@@ -63,6 +88,20 @@ class HandledConsumer(driver.Consumer):
     def handled(self, message: Message) -> None:
         """Everything of this partition up to and with this message may be committed."""
         self._next[message.tp] = message.offset + 1
+
+    @Service.task
+    async def _watch(self) -> None:
+        while not self.should_stop:
+            await self.sleep(1.0)
+            try:
+                self._thread.check_membership()
+            except (SystemFault, KafkaError) as error:
+                fail = cast(Any, self.app).fail
+                fail(
+                    error
+                    if isinstance(error, SystemFault)
+                    else Unavailable(f"the group {self.app.conf.id} is lost: {error}")
+                )
 
     def ack(self, message: Message) -> bool:
         """Faust's own word for a message that left its stream, handled or not: it is no longer waited for."""
