@@ -24,6 +24,7 @@ def campaign_of(declared: str | None, tokens: tuple[str, ...]) -> str:
                 return token
     return tokens[0] if tokens else NO_CAMPAIGN
 
+
 _SUFFIXES: Final = tldextract.TLDExtract(cache_dir=None, suffix_list_urls=(), include_psl_private_domains=True)
 """The public suffix list as the library ships it: nothing is fetched."""
 

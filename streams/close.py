@@ -16,7 +16,7 @@ import numpy as np
 
 from streams.incident import OPEN, Change, Life, Signal, step
 from streams.rollup import INTAKE, Bools, Ints, Rollup, cells_of
-from streams.rules import Columns, Limits, Verdicts, evaluate
+from streams.rules import Columns, Limits, Verdicts, evaluate, may_speak
 from streams.signals import signal_of
 from streams.table import SPANS, Field, Row, Rows, Span, Table
 from streams.volume import COUNTERS, FACT_VERSION, KINDS, Fact
@@ -198,7 +198,7 @@ class Closer:
     def _due(self) -> _Cells:
         """Takes the cells whose minute is over in their own partition, by order."""
         everything = _joined(self._waiting)
-        closable = np.full(int(self.table.partition.max(initial=0)) + 2, NEVER, dtype=np.int64)
+        closable = np.full(max(self.partitions, default=0) + 1, NEVER, dtype=np.int64)
         for partition, place in self.partitions.items():
             closable[partition] = place.clock.closable
         due = everything.order >> 1 <= closable[self.table.partition[everything.rows]]
@@ -346,7 +346,6 @@ class Closer:
             return
         table, ledger = self.table, self.table.ledger
         rows = np.flatnonzero((table.partition != NEVER) & (ledger[:, Field.STATE] != OPEN) & ~table.bucket)
-        rows = rows[table.kind[rows] != _INTAKE_KIND]
         size = np.minimum(table.recent(rows, "day_copies", self.newest, 30), (1 << 32) - 1)
         age = np.maximum(ledger[rows, Field.LAST_SEEN], 0) // 60
         order = np.argsort(age << 32 | size, kind="stable")[: excess + most // 20]
@@ -378,7 +377,13 @@ class Closer:
 
     def _judge(self, rows: Rows, minute: int) -> None:
         """Runs the rules over rows as of the end of `minute`, and lives each one's incident a minute on."""
-        ledger = self.table.ledger
+        ledger, table = self.table.ledger, self.table
+        rows = rows[~table.bucket[rows]]
+        table.advance(rows, minute)
+        unwanted, traps = (table.window(rows, name, minute, 30) for name in ("day_unwanted", "day_traps"))
+        rows = rows[may_speak(unwanted, traps, self._limits) | (ledger[rows, Field.STATE] == OPEN)]
+        if not len(rows):
+            return
         verdicts = evaluate(self._columns(rows, minute), self._limits)
         is_open = ledger[rows, Field.STATE] == OPEN
         same = (
@@ -410,16 +415,15 @@ class Closer:
         is_open = table.ledger[rows, Field.STATE] == OPEN
         return Columns(
             minute=minute,
-            unwanted_10m=table.recent(rows, "minute_unwanted", minute, 10),
-            unwanted_60m=table.recent(rows, "minute_unwanted", minute, 60),
-            unwanted_24h=table.recent(rows, "hour_unwanted", minute, 24),
-            unwanted_30d=table.recent(rows, "day_unwanted", minute, 30),
-            traps_24h=table.recent(rows, "day_traps", minute, 2),
-            traps_30d=table.recent(rows, "day_traps", minute, 30),
+            unwanted_10m=table.window(rows, "minute_unwanted", minute, 10),
+            unwanted_60m=table.window(rows, "minute_unwanted", minute, 60),
+            unwanted_24h=table.window(rows, "hour_unwanted", minute, 24),
+            unwanted_30d=table.window(rows, "day_unwanted", minute, 30),
+            traps_24h=table.window(rows, "day_traps", minute, 2),
+            traps_30d=table.window(rows, "day_traps", minute, 30),
             first_trap=table.ledger[rows, Field.FIRST_TRAP],
             intake_24h=self._intake(rows, minute),
             projected=table.kind[rows] == _CAMPAIGN,
-            judged=~table.bucket[rows] & (table.kind[rows] != _INTAKE_KIND),
             tier=np.where(is_open, table.ledger[rows, Field.TIER], 0),
         )
 
@@ -427,7 +431,7 @@ class Closer:
         """All copies of the last 24 hours, as the partition of each row knows them."""
         partitions = self.table.partition[rows]
         known = [(p, row) for p in self.partitions if (row := self.table.row_of.get(f"{INTAKE}:{p}")) is not None]
-        totals = np.zeros(int(partitions.max(initial=0)) + 1 + max(self.partitions, default=0), dtype=np.int64)
+        totals = np.zeros(max(self.partitions) + 1, dtype=np.int64)
         if known:
             places, intake = (np.array(column, dtype=np.intp) for column in zip(*known, strict=True))
             totals[places] = self.table.recent(intake, "hour_copies", minute, 24)

@@ -51,8 +51,6 @@ class Columns(msgspec.Struct, frozen=True):
     """All copies of everyone in the last 24 hours."""
     projected: Bools
     """Rows whose trap hits stand for a volume elsewhere: campaigns."""
-    judged: Bools
-    """False for buckets such as `(none)`, which are nobody."""
     tier: Ints
     """The tier held so far: index into `TIERS` + 1, 0 for none."""
 
@@ -91,20 +89,26 @@ def poisson_interval(count: Ints) -> tuple[Floats, Floats]:
     return low, high
 
 
+def may_speak(unwanted_30d: Ints, traps_30d: Ints, limits: Limits) -> Bools:
+    """Where `evaluate` can possibly say anything: the lowest line is no lower than this for any window, and 30 days hold them all."""
+    fewest = TIERS[0] // (MONTH_MINUTES // 10)
+    return (unwanted_30d > fewest) | (traps_30d >= limits.trap_min_hits)
+
+
 def evaluate(columns: Columns, limits: Limits) -> Verdicts:
     """All rules over all rows."""
-    rate, rate_low, rate_high, rate_minutes, rate_count = _pace(columns)
-    trap, trap_low, trap_high, trap_minutes = _from_traps(columns, limits)
     current = columns.unwanted_24h * 30 >= columns.unwanted_30d // 10  # a month's sum speaks while it still goes on
-    observed = np.where(current, columns.unwanted_30d, 0).astype(np.float64)
-    observed_low, _ = poisson_interval(np.where(current, columns.unwanted_30d, 0))
-    seen_tier = _tier_of(np.maximum(rate_low, observed_low), np.maximum(rate, observed), columns.tier)
+    observed = np.where(current, columns.unwanted_30d, 0)
+    counts = np.stack((columns.unwanted_10m, columns.unwanted_60m, columns.unwanted_24h, observed, columns.traps_30d))
+    low, high = poisson_interval(counts)
+    rate, rate_low, rate_high, rate_minutes, rate_count = _pace(counts[:3], low[:3], high[:3])
+    factor, trap_minutes = _trap_factor(columns, limits)
+    trap, trap_low, trap_high = counts[4] * factor, low[4] * factor, high[4] * factor
+    seen_tier = _tier_of(np.maximum(rate_low, low[3]), np.maximum(rate, observed), columns.tier)
     trap_tier = _tier_of(np.nan_to_num(trap_low), np.nan_to_num(trap), columns.tier)
-    seen_tier, trap_tier = (np.where(columns.judged, tier, 0) for tier in (seen_tier, trap_tier))
     tier = np.maximum(seen_tier, trap_tier)
-    day_low, _ = poisson_interval(columns.unwanted_24h)
-    pages_by_share = (seen_tier > 0) & (day_low > limits.page_share * columns.intake_24h)
-    trapped = columns.judged & columns.projected & (columns.traps_24h >= limits.trap_min_hits)
+    pages_by_share = (seen_tier > 0) & (low[2] > limits.page_share * columns.intake_24h)
+    trapped = columns.projected & (columns.traps_24h >= limits.trap_min_hits)
     return Verdicts(
         severity=_severity(limits, tier, trapped, pages_by_share),
         tier=tier,
@@ -135,11 +139,9 @@ def _severity(limits: Limits, tier: Ints, trapped: Bools, pages_by_share: Bools)
     return np.where(pages_by_share, CRITICAL, told).astype(np.int64)
 
 
-def _pace(columns: Columns) -> tuple[Floats, Floats, Floats, Ints, Ints]:
-    """The window whose lower bound projects highest: (month, low, high, minutes, count)."""
+def _pace(counts: Ints, low: Floats, high: Floats) -> tuple[Floats, Floats, Floats, Ints, Ints]:
+    """The window (10 minutes, hour, day) whose lower bound projects highest: (month, low, high, minutes, count)."""
     minutes = np.array((10, 60, 1440))
-    counts = np.stack((columns.unwanted_10m, columns.unwanted_60m, columns.unwanted_24h))
-    low, high = poisson_interval(counts)
     factor: Floats = (MONTH_MINUTES / minutes)[:, np.newaxis]
     best = np.argmax(low * factor, axis=0)
     at = (best, np.arange(counts.shape[1]))
@@ -149,16 +151,15 @@ def _pace(columns: Columns) -> tuple[Floats, Floats, Floats, Ints, Ints]:
     return month, *bounds, window, counts[at]
 
 
-def _from_traps(columns: Columns, limits: Limits) -> tuple[Floats, Floats, Floats, Ints]:
-    """Hits since the first one (at most 30 days) / capture share, as a month: (month, low, high, minutes)."""
-    end = columns.minute + 1
+def _trap_factor(columns: Columns, limits: Limits) -> tuple[Floats, Ints]:
+    """What a trap hit stands for in copies a month, NaN where hits are not projected; and the minutes they were taken over.
+
+    The time since the first hit, at most 30 days; divided by the share of all mail that traps catch.
+    """
     window_start = (columns.minute // 1440 - 29) * 1440  # the ring holds this day and 29 before
-    minutes = np.clip(end - np.maximum(columns.first_trap, window_start), _MIN_EXPOSURE_MINUTES, None)
-    low, high = poisson_interval(columns.traps_30d)
+    minutes = np.maximum(columns.minute + 1 - np.maximum(columns.first_trap, window_start), _MIN_EXPOSURE_MINUTES)
     told = columns.projected & (columns.traps_30d >= limits.trap_min_hits) & (columns.traps_24h > 0)
-    factor = np.where(told, MONTH_MINUTES / minutes / (limits.capture_share or np.nan), np.nan)
-    month = columns.traps_30d.astype(np.float64) * factor
-    return month, low * factor, high * factor, minutes
+    return np.where(told, MONTH_MINUTES / minutes / (limits.capture_share or np.nan), np.nan), minutes
 
 
 def _tier_of(low: Floats, estimate: Floats, held: Ints) -> Ints:

@@ -42,7 +42,7 @@ class Track:
 
     name = "track"
     topic = MAIL_ROLLUPS
-    batch = 500
+    batch = 128
 
     def __init__(self, settings: Settings, metrics: Metrics, restorer: Restorer) -> None:
         self._settings = settings

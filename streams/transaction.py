@@ -239,7 +239,7 @@ class Worker:
             try:
                 low, _ = self._consumer.get_watermark_offsets(TopicPartition(self._topic, partition), _TIMEOUT_S)
             except KafkaException as error:
-                if time.monotonic() > deadline_s or not error.args[0].retriable():
+                if time.monotonic() > deadline_s or error.args[0].fatal():
                     raise
                 time.sleep(_POLL_S)
             else:

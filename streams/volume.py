@@ -20,8 +20,9 @@ def kind_of(entity: str) -> int:
 
 
 def is_bucket(entity: str) -> bool:
-    """Whether an entity is nobody in particular: never the base of an incident."""
-    return entity.partition(":")[2].startswith(_BUCKETS)
+    """Whether a row is nobody in particular: never the base of an incident."""
+    kind, _, name = entity.partition(":")
+    return kind == KINDS[-1] or name.startswith(_BUCKETS)
 
 
 class Fact(msgspec.Struct, frozen=True, omit_defaults=True):
