@@ -165,11 +165,14 @@ def run_source(connections: Connections, source: Source) -> None:
             publisher.run(stop, progress.show)
         except KeyboardInterrupt:
             stop.set()
-        except BrokenPipeError:
-            raise SystemExit(1) from None
     progress.summary(publisher.totals)
     if stop.is_set():
-        click.echo("interrupted; the same command goes on from here", err=True)
+        how = (
+            "the same command goes on from here"
+            if publisher.totals.can_resume
+            else "what was not published must be sent again"
+        )
+        click.echo(f"interrupted; {how}", err=True)
         raise SystemExit(128 + received[0] if received else 130)
     if publisher.totals.refused and not publisher.totals.events and publisher.totals.lines:
         raise SystemExit(1)

@@ -23,6 +23,8 @@ from producers.event import MAX_RECORD_BYTES
 MAIL_EVENTS: Final = "mail-events"
 SOURCE_POSITIONS: Final = "source-positions"
 POSITION_VERSION: Final = 1
+STEP_S: Final = 1.0
+"""How long one call may block, so that Ctrl-C is heard."""
 PATIENCE_S: Final = 30.0
 """How long the cluster may take for one step before the run ends. Three times the transaction time-out, so that a dead
 predecessor's open transaction is over before we give up."""
@@ -83,6 +85,8 @@ class Totals(msgspec.Struct):
     refused: Counter[str] = msgspec.field(default_factory=Counter)
     resumed: bool = False
     """Whether an earlier run's position was found."""
+    can_resume: bool = True
+    """Whether a later run can go on from here."""
 
 
 class Publisher:
@@ -117,8 +121,8 @@ class Publisher:
 
     def start(self) -> bytes | None:
         """End what a predecessor left open, then find its last committed position; None for a first run."""
-        self._patiently(self._producer.init_transactions, "the source's transactional id")
         self._partitions = self._count_partitions()
+        self._patiently(self._producer.init_transactions, "taking over")
         found = self._committed_position()
         if found is None:
             return None
@@ -145,6 +149,7 @@ class Publisher:
         self.totals.lines += batch.lines
         self.totals.events += len(records)
         self.totals.batches += 1
+        self.totals.can_resume = bool(batch.position)
         self.totals.refused.update(refused)
 
     def _position_after(self, batch: Batch, events: int) -> SourcePosition:
@@ -186,7 +191,7 @@ class Publisher:
         give_up = time.monotonic() + PATIENCE_S
         while True:
             try:
-                step(max(1.0, give_up - time.monotonic()))
+                step(STEP_S)
             except KafkaException as error:
                 if not _error(error).retriable() or time.monotonic() > give_up:
                     raise self._fault(error, what) from error
@@ -203,7 +208,7 @@ class Publisher:
             return Unavailable(
                 f"{what} of {key} failed ({error.str()}); nothing of the last batch was published; {_GO_ON}"
             )
-        if error.retriable() or error.code() == KafkaError._TIMED_OUT:
+        if self.in_transaction and error.retriable():
             return UnknownOutcome(f"{what} of {key} did not end in {PATIENCE_S:.0f} s; {_GO_ON}")
         return Unavailable(f"{what} of {key} failed: {error.str()}; {_GO_ON}")
 
@@ -216,9 +221,11 @@ class Publisher:
 
     def _count_partitions(self) -> int:
         try:
-            topics = self._producer.list_topics(timeout=PATIENCE_S).topics
+            topics = self._producer.list_topics(timeout=PATIENCE_S / 3).topics
         except KafkaException as error:
-            raise Unavailable(f"the broker does not answer: {_error(error).str()}") from error
+            raise Unavailable(
+                f"no broker answers ({_error(error).str()}); is it running? `make kafka` starts one here"
+            ) from error
         missing = [name for name in (self._events_topic, self._positions_topic) if name not in topics]
         if missing:
             raise UsageError(f"topic {' and '.join(missing)} does not exist; make it with `spamtide topics apply`")

@@ -32,78 +32,33 @@ Lines of other programs, and of Postfix about connections, TLS and statistics, c
 goes on otherwise is refused as `unparsed`.
 """
 
-import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable
 from datetime import tzinfo
-from typing import Final, Literal
+from typing import Final
 
 import msgspec
 
 from producers.errors import InvalidInput
-from producers.event import EVENT_VERSION, MAX_STRING_BYTES, Disposition, MailEvent, Reason, Source
+from producers.event import Disposition, MailEvent, Reason
 from producers.sources import postfix_grammar as grammar
+from producers.sources.postfix_events import (
+    STATE_VERSION,
+    EventWriter,
+    Line,
+    Mail,
+    Outcome,
+    State,
+    address_or_none,
+    digest_of,
+)
 
 HOLD_MS: Final = 45_000
 LOST_MS: Final = 300_000
 MAX_LINE_BYTES: Final = 65_536
-STATE_VERSION: Final = 1
 MAX_STATE_BYTES: Final = 800_000
 """Of a snapshot, which must fit into one record. Above it the messages that were counted longest ago are forgotten."""
-MAX_TWINS: Final = 20_000
-TWIN_CHARS: Final = 11
-"""Of a digest, to tell equal lines by: two unlike ones that share it only get a number they do not need."""
-
-Origin = Literal["remote", "local", "pickup", "internal", "unknown"]
-Stage = Literal["arriving", "waiting", "counted"]
-
-
-class Outcome(msgspec.Struct, array_like=True, frozen=True):
-    """What became of a recipient, while it is not yet known of which message."""
-
-    id: str
-    time_ms: int
-    disposition: Disposition
-    reason: Reason | None
-
-
-class Mail(msgspec.Struct, array_like=True):
-    """One queue id that is open. A copy takes over the description of its first hop."""
-
-    queue_id: str
-    """Of the first hop."""
-    origin: Origin
-    stage: Stage = "arriving"
-    time_ms: int = 0
-    ip: str | None = None
-    account: str | None = None
-    sender: str | None = None
-    size_bytes: int = 0
-    copies: int = 0
-    """0: no `queue active` line yet."""
-    recipients: int = 0
-    """Delivery lines seen, which stand for `copies` where no other line tells."""
-    is_outbound: bool | None = None
-    is_removed: bool = False
-    held: list[Outcome] = []
-
-
-class _State(msgspec.Struct):
-    """Everything the joiner remembers. Keys are `host queue-id`."""
-
-    v: int = STATE_VERSION
-    now_ms: int = 0
-    """The newest time seen."""
-    start_ms: int = -1
-    last_ms: int = -1
-    year: int = 0
-    open: dict[str, Mail] = {}
-    waiting: dict[str, int] = {}
-    """Key -> when it must be settled, in that order."""
-    twins: dict[str, int] = {}
-    """Events of one moment that came from equal lines: digest -> how many."""
-    twins_ms: int = -1
 
 
 class PostfixJoiner:
@@ -116,11 +71,9 @@ class PostfixJoiner:
         """
         self._stamps = grammar.StampReader(zone, year)
         self._latest_ms = latest_ms
-        self._host = host
-        self._state = _State()
-        self._events: list[MailEvent] = []
-        self._sources: dict[str, Source] = {}
+        self._state = State()
         self.refused: Counter[str] = Counter()
+        self._writer = EventWriter(self._state, host, self.refused)
 
     def feed(self, line: bytes | None) -> None:
         """One line without its newline; None stands for one that was too long to hold. Never raises for what is in it."""
@@ -138,8 +91,7 @@ class PostfixJoiner:
 
     def take(self) -> list[MailEvent]:
         """The events since the last call."""
-        events, self._events = self._events, []
-        return events
+        return self._writer.take()
 
     def snapshot(self) -> bytes:
         """Half-joined messages and all else that a new joiner needs to go on, as JSON of at most `MAX_STATE_BYTES`."""
@@ -151,11 +103,12 @@ class PostfixJoiner:
     def restore(self, state: bytes) -> None:
         """Raises `InvalidInput` for what `snapshot` did not make."""
         try:
-            self._state = msgspec.json.decode(state, type=_State)
+            self._state = msgspec.json.decode(state, type=State)
         except msgspec.MsgspecError:
             raise InvalidInput("bad_state") from None
         if self._state.v != STATE_VERSION:
             raise InvalidInput("bad_state")
+        self._writer.state = self._state
         self._stamps.last_ms = None if self._state.last_ms < 0 else self._state.last_ms
 
     def _forget(self) -> None:
@@ -186,9 +139,9 @@ class PostfixJoiner:
         if handler is None or not colon:
             return
         if queue_id == "NOQUEUE":
-            handler(self, _Line(time_ms, host, daemon, "", "", said, line))
+            handler(self, Line(time_ms, host, daemon, "", "", said, line))
         elif grammar.QUEUE_ID.fullmatch(queue_id):
-            handler(self, _Line(time_ms, host, daemon, queue_id, f"{host} {queue_id}", said, line))
+            handler(self, Line(time_ms, host, daemon, queue_id, f"{host} {queue_id}", said, line))
 
     def _advance(self, time_ms: int) -> None:
         state = self._state
@@ -201,7 +154,7 @@ class PostfixJoiner:
 
     # --- what the daemons say ------------------------------------------------------------------------------------------
 
-    def _on_smtpd(self, line: "_Line") -> None:
+    def _on_smtpd(self, line: Line) -> None:
         verb, _, said = line.said.partition(" ")
         if line.said.startswith("client="):
             if line.key:
@@ -213,15 +166,15 @@ class PostfixJoiner:
         elif verb == "proxy-accept:":
             self._name_client(line, said)
 
-    def _arrive(self, line: "_Line") -> None:
+    def _arrive(self, line: Line) -> None:
         matched = grammar.CLIENT.fullmatch(line.said)
         if matched is None:
             raise InvalidInput("unparsed")
         address, more = matched.groups()
         local = grammar.is_local(address)
-        mail = Mail(line.queue_id, "local" if local else "remote", time_ms=line.time_ms, ip=_address(address))
+        mail = Mail(line.queue_id, "local" if local else "remote", time_ms=line.time_ms, ip=address_or_none(address))
         if login := grammar.LOGIN.fullmatch(more):
-            mail.account = self._bounded(login[1]) or None
+            mail.account = self._writer.bounded(login[1]) or None
             mail.origin, mail.is_outbound = "remote", True
         elif not local:
             mail.is_outbound = False
@@ -229,24 +182,24 @@ class PostfixJoiner:
         origin = grammar.ORIGIN.fullmatch(more) if local else None
         if origin is None:
             return
-        mail.ip = _address(origin[2]) or mail.ip
+        mail.ip = address_or_none(origin[2]) or mail.ip
         first = self._state.open.get(f"{line.host} {origin[1]}")
         if first is not None:
             self._join(first, f"{line.host} {origin[1]}", line.key)
 
-    def _name_client(self, line: "_Line", said: str) -> None:
+    def _name_client(self, line: Line, said: str) -> None:
         """A proxy before the queue: smtpd tells who brought what the smtpd behind the proxy has queued."""
         refusal = grammar.read_refusal(said)
         queued = grammar.REQUEUED.search(said.partition("; from=<")[0])
         mail = self._state.open.get(f"{line.host} {queued[1]}") if queued else None
         if refusal is not None and mail is not None and mail.origin == "local" and mail.stage != "counted":
-            mail.ip, mail.is_outbound = _address(refusal.address), False
+            mail.ip, mail.is_outbound = address_or_none(refusal.address), False
 
-    def _on_pickup(self, line: "_Line") -> None:
+    def _on_pickup(self, line: Line) -> None:
         if line.said.startswith("uid=") and line.key:
             self._begin(line, Mail(line.queue_id, "pickup", time_ms=line.time_ms))
 
-    def _on_cleanup(self, line: "_Line") -> None:
+    def _on_cleanup(self, line: Line) -> None:
         verb, _, said = line.said.partition(" ")
         if verb.startswith("message-id="):
             known = self._state.open.get(line.key)
@@ -259,7 +212,7 @@ class PostfixJoiner:
         elif verb in ("discard:", "milter-discard:"):
             self._discard(line, said)
 
-    def _on_qmgr(self, line: "_Line") -> None:
+    def _on_qmgr(self, line: Line) -> None:
         if line.said == "removed":
             self._remove(line)
         elif active := grammar.ACTIVE.fullmatch(line.said):
@@ -269,7 +222,7 @@ class PostfixJoiner:
         elif line.said.startswith("from=<"):
             raise InvalidInput("unparsed")
 
-    def _on_delivery(self, line: "_Line") -> None:
+    def _on_delivery(self, line: Line) -> None:
         if not line.said.startswith("to=<"):
             return
         matched = grammar.DELIVERY.fullmatch(line.said)
@@ -296,25 +249,25 @@ class PostfixJoiner:
 
     # --- the life of a queue id ----------------------------------------------------------------------------------------
 
-    def _mail_of(self, line: "_Line") -> Mail:
+    def _mail_of(self, line: Line) -> Mail:
         mail = self._state.open.get(line.key)
         if mail is None:
             mail = self._state.open[line.key] = Mail(line.queue_id, "unknown", time_ms=line.time_ms)
         return mail
 
-    def _begin(self, line: "_Line", mail: Mail) -> None:
+    def _begin(self, line: Line, mail: Mail) -> None:
         if line.key in self._state.waiting:
             self._settle(line.key)
         self._state.open.pop(line.key, None)
         self._state.open[line.key] = mail
 
-    def _activate(self, line: "_Line", sender: str, size_bytes: int, recipients: int) -> None:
+    def _activate(self, line: Line, sender: str, size_bytes: int, recipients: int) -> None:
         mail = self._mail_of(line)
         if mail.copies:
             return
         mail.copies = max(1, recipients)
         if mail.sender is None:
-            mail.sender, mail.size_bytes = self._bounded(sender), size_bytes
+            mail.sender, mail.size_bytes = self._writer.bounded(sender), size_bytes
         if mail.stage != "arriving" or mail.origin == "unknown":
             return
         mail.time_ms = line.time_ms
@@ -323,7 +276,7 @@ class PostfixJoiner:
         else:
             self._wait(line.key, mail)
 
-    def _date_unknown(self, line: "_Line", mail: Mail, delay_ms: int) -> None:
+    def _date_unknown(self, line: Line, mail: Mail, delay_ms: int) -> None:
         """No arrival line: was it lost, or is it in the log before this one? Traditional stamps are cut to the second."""
         if delay_ms < LOST_MS and line.time_ms - delay_ms > self._state.start_ms - 1000:
             self._wait(line.key, mail)
@@ -334,7 +287,7 @@ class PostfixJoiner:
         mail.stage = "waiting"
         self._state.waiting[key] = self._state.now_ms + HOLD_MS
 
-    def _follow_copy(self, line: "_Line", mail: Mail, relay: str, response: str) -> bool:
+    def _follow_copy(self, line: Line, mail: Mail, relay: str, response: str) -> bool:
         """Whether this delivery only moved the message to another queue id of this log."""
         if line.daemon not in _REQUEUERS or not (relay == "local" or grammar.is_local(relay)):
             return False
@@ -378,7 +331,7 @@ class PostfixJoiner:
         if copy.stage == "arriving":
             self._wait(key, copy)
 
-    def _remove(self, line: "_Line") -> None:
+    def _remove(self, line: Line) -> None:
         mail = self._state.open.get(line.key)
         if mail is None:
             return
@@ -411,23 +364,23 @@ class PostfixJoiner:
         mail.stage = "counted"
         copies = mail.copies or max(1, mail.recipients)
         host = key.partition(" ")[0]
-        name = _digest(f"{host} {mail.queue_id} {mail.time_ms}")
-        self._emit(host, name, mail.time_ms, "accepted", mail, copies=copies, size_bytes=mail.size_bytes)
+        name = digest_of(f"{host} {mail.queue_id} {mail.time_ms}")
+        self._writer.emit(host, name, mail.time_ms, "accepted", mail, copies=copies, size_bytes=mail.size_bytes)
         self._count_outcomes(key, mail)
 
     def _count_outcomes(self, key: str, mail: Mail) -> None:
         host = key.partition(" ")[0]
         held, mail.held = mail.held, []
         for outcome in held:
-            self._emit(host, outcome.id, outcome.time_ms, outcome.disposition, mail, reason=outcome.reason)
+            self._writer.emit(host, outcome.id, outcome.time_ms, outcome.disposition, mail, reason=outcome.reason)
 
-    def _conclude(self, line: "_Line", mail: Mail, disposition: Disposition, reason: Reason) -> None:
-        outcome = Outcome(self._unique(line), line.time_ms, disposition, reason)
+    def _conclude(self, line: Line, mail: Mail, disposition: Disposition, reason: Reason) -> None:
+        outcome = Outcome(self._writer.unique(line), line.time_ms, disposition, reason)
         mail.held = [*mail.held, outcome]
         if mail.stage == "counted":
             self._count_outcomes(line.key, mail)
 
-    def _reject(self, line: "_Line", said: str) -> None:
+    def _reject(self, line: Line, said: str) -> None:
         refusal = grammar.read_refusal(said)
         if refusal is None:
             raise InvalidInput("unparsed")
@@ -437,98 +390,30 @@ class PostfixJoiner:
             self._refuse_message(line, disposition, reason, refusal)
             return
         known = self._state.open.get(line.key)
-        mail = Mail("", "remote", ip=_address(refusal.address), sender=self._bounded(refusal.sender))
+        mail = Mail("", "remote", ip=address_or_none(refusal.address), sender=self._writer.bounded(refusal.sender))
         mail.account, mail.is_outbound = (known.account, known.is_outbound) if known else (None, None)
-        helo = self._bounded(refusal.helo)
-        self._emit(line.host, self._unique(line), line.time_ms, "attempt", mail, reason=refusal.reason, helo=helo)
+        helo = self._writer.bounded(refusal.helo)
+        self._writer.emit(
+            line.host, self._writer.unique(line), line.time_ms, "attempt", mail, reason=refusal.reason, helo=helo
+        )
 
-    def _discard(self, line: "_Line", said: str) -> None:
+    def _discard(self, line: Line, said: str) -> None:
         """Accepted with 250 and thrown away: for the sender's volume that is a rejected message."""
         self._refuse_message(line, "rejected", "content", grammar.read_refusal(said))
 
     def _refuse_message(
-        self, line: "_Line", disposition: Disposition, reason: Reason, refusal: grammar.Refusal | None = None
+        self, line: Line, disposition: Disposition, reason: Reason, refusal: grammar.Refusal | None = None
     ) -> None:
         mail = self._state.open.pop(line.key, None)
         self._state.waiting.pop(line.key, None)
         if mail is None:
-            mail = Mail(line.queue_id, "remote", ip=_address(refusal.address) if refusal else None)
+            mail = Mail(line.queue_id, "remote", ip=address_or_none(refusal.address) if refusal else None)
         if mail.sender is None and refusal is not None:
-            mail.sender = self._bounded(refusal.sender)
-        self._emit(line.host, self._unique(line), line.time_ms, disposition, mail, reason=reason)
-
-    def _emit(
-        self,
-        host: str,
-        name: str,
-        time_ms: int,
-        disposition: Disposition,
-        mail: Mail,
-        *,
-        reason: Reason | None = None,
-        copies: int = 1,
-        size_bytes: int = 0,
-        helo: str | None = None,
-    ) -> None:
-        source = self._sources.get(host)
-        if source is None:
-            source = self._sources[host] = Source("postfix", self._host or host)
-        is_ours = mail.origin in ("local", "pickup", "internal")
-        outbound = is_ours if mail.is_outbound is None else mail.is_outbound
-        self._events.append(
-            MailEvent(
-                v=EVENT_VERSION,
-                id=name,
-                time_ms=time_ms,
-                disposition=disposition,
-                source=source,
-                direction="outbound" if outbound else "inbound",
-                reason=reason,
-                copies=copies,
-                sender=mail.sender,
-                account=mail.account,
-                ip=mail.ip,
-                helo=helo,
-                size_bytes=size_bytes,
-            )
-        )
-
-    def _unique(self, line: "_Line") -> str:
-        """An id from the line itself, the same in every replay. Equal lines of one moment are told apart by their order."""
-        state = self._state
-        if state.twins_ms != line.time_ms or len(state.twins) > MAX_TWINS:
-            state.twins_ms = line.time_ms
-            state.twins.clear()
-        digest = _digest(line.text)
-        number = state.twins[digest[:TWIN_CHARS]] = state.twins.get(digest[:TWIN_CHARS], -1) + 1
-        return f"{digest}-{number}" if number else digest
-
-    def _bounded(self, text: str | None) -> str | None:
-        """An address or name within the contract's limit; a longer one is refused and the message kept."""
-        if text is None:
-            return None
-        if "\0" in text:
-            self.refused["nul"] += 1
-            return None
-        if len(text) > MAX_STRING_BYTES or (not text.isascii() and len(text.encode()) > MAX_STRING_BYTES):
-            self.refused["too_long"] += 1
-            return None
-        return text
+            mail.sender = self._writer.bounded(refusal.sender)
+        self._writer.emit(line.host, self._writer.unique(line), line.time_ms, disposition, mail, reason=reason)
 
 
-class _Line(msgspec.Struct, frozen=True, gc=False):
-    """A line that a daemon wrote about a queue id, or about none: then `queue_id` and `key` are empty."""
-
-    time_ms: int
-    host: str
-    daemon: str
-    queue_id: str
-    key: str
-    said: str
-    text: str
-
-
-_HANDLERS: Final[dict[str, Callable[[PostfixJoiner, _Line], None]]] = {
+_HANDLERS: Final[dict[str, Callable[[PostfixJoiner, Line], None]]] = {
     "smtpd": PostfixJoiner._on_smtpd,
     "postscreen": PostfixJoiner._on_smtpd,
     "pickup": PostfixJoiner._on_pickup,
@@ -552,11 +437,3 @@ _LOOPBACK: Final = re.compile(r"127\.|::1\Z|.*/")
 
 def _is_loopback(address: str) -> bool:
     return _LOOPBACK.match(address) is not None
-
-
-def _address(text: str | None) -> str | None:
-    return text if text is not None and grammar.is_address(text) else None
-
-
-def _digest(text: str) -> str:
-    return "pf-" + hashlib.blake2b(text.encode(), digest_size=15).hexdigest()
