@@ -8,7 +8,7 @@ import pytest
 
 from producers.errors import InvalidInput
 from producers.event import Auth, MailEvent, Source, decode_lines
-from tests import oracle
+from tests import oracle, oracle_reader
 from tests.builders import DAY_MS, FORGED, HOUR_MS, LOG, MX, NOON_MS, altered, complaint, encoded, mail, spam, trap_hit
 
 LATER_MS = NOON_MS + HOUR_MS
@@ -186,7 +186,7 @@ def test_the_oracle_and_the_decoder_refuse_a_bad_line_for_the_same_reason(line: 
 def test_the_oracle_and_the_decoder_take_a_good_record(value: bytes) -> None:
     assert oracle.count([(value, LATER_MS)]).refused == []
     decoded = list(decode_lines(value))
-    assert [line for line, _ in oracle.lines(value)] == [index for index, _, _ in decoded]
+    assert [line for line, _ in oracle_reader.lines(value)] == [index for index, _, _ in decoded]
     assert not any(isinstance(event, InvalidInput) for _, _, event in decoded)
 
 
