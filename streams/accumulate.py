@@ -79,6 +79,8 @@ class Accumulator:
     def clear(self) -> None:
         """Forgets everything since the last flush."""
         self.events = 0
+        self.copies = 0
+        """Of messages."""
         self._names: list[str] = []
         self._partitions: list[int] = []
         self._entities = _Memo[str, int](self._add_entity)
@@ -128,7 +130,7 @@ class Accumulator:
         columns = (*prepared.columns, code)
         if not kept.all():
             columns = tuple(column[kept] for column in columns)
-        self.events += len(code)
+        self.events += len(columns[-1])
         self._batches.append(columns)
 
     def drain(self) -> list[list[Rollup]]:
