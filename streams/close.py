@@ -16,7 +16,7 @@ import numpy as np
 
 from streams.incident import OPEN, Change, Life, Signal, step
 from streams.rollup import INTAKE, Bools, Ints, Rollup, cells_of
-from streams.rules import Columns, Limits, Verdicts, evaluate, may_speak
+from streams.rules import SEVERITIES, Columns, Limits, Verdicts, evaluate, may_speak
 from streams.signals import signal_of
 from streams.table import SPANS, Field, Row, Rows, Span, Table
 from streams.volume import COUNTERS, FACT_VERSION, KINDS, Fact
@@ -99,7 +99,8 @@ class Closer:
         self.signals: list[Signal] = []
         self.forgotten: list[tuple[int, str]] = []
         """(partition, entity) of rows to be deleted from the changelog."""
-        self.cells_folded = self.minutes_closed = 0
+        self.cells_folded = self.minutes_closed = self.evicted = self.late_copies = self.too_late_copies = 0
+        """Since the last commit."""
         self.newest = NEVER
         """The newest closed minute of any partition."""
         self._limits = limits
@@ -177,7 +178,10 @@ class Closer:
         self._waiting.append(_Cells(order, minute, rows, cells.counters).where(kept))
         place.waiting.append((offset, int(minute.max())))
         if not again:
-            place.late_copies += int(cells.counters[_COPIES, late].sum())
+            campaigns = self.table.kind[rows] == _CAMPAIGN  # every copy is in one campaign: counted once
+            copies = int(cells.counters[_COPIES, late & campaigns].sum())
+            place.late_copies += copies
+            self.late_copies += copies
 
     # -- minutes ----------------------------------------------------------------------------------------------------------
 
@@ -272,9 +276,10 @@ class Closer:
                     self._late[key] = self._late[key] + counters if key in self._late else counters
 
     def _too_late(self, span: Span, rows: Rows, sums: Ints) -> None:
-        for row, copies in zip(rows.tolist(), sums[_COPIES].tolist(), strict=True):
-            if self.table.kind[row] == _CAMPAIGN:  # every copy is in one campaign: counted once
-                self.partitions[int(self.table.partition[row])].too_late_copies[span.name] += copies
+        campaigns = self.table.kind[rows] == _CAMPAIGN
+        for row, copies in zip(rows[campaigns].tolist(), sums[_COPIES, campaigns].tolist(), strict=True):
+            self.partitions[int(self.table.partition[row])].too_late_copies[span.name] += copies
+            self.too_late_copies += copies if span is SPANS[0] else 0
 
     # -- facts ------------------------------------------------------------------------------------------------------------
 
@@ -330,7 +335,7 @@ class Closer:
         self.facts.clear()
         self.signals.clear()
         self.forgotten.clear()
-        self.cells_folded = self.minutes_closed = 0
+        self.cells_folded = self.minutes_closed = self.evicted = self.late_copies = self.too_late_copies = 0
 
     def _expire(self, minute: int, active: list[int]) -> None:
         """Rows unseen for 35 days hold nothing any more."""
@@ -360,7 +365,13 @@ class Closer:
             own = gone[(table.partition[gone] == partition) & (table.kind[gone] == kind)]
             (other,) = table.rows_for((f"{KINDS[kind]}:(other):{partition}",), partition)
             table.merge_rings(own, int(other), self.newest)
+        self.evicted += len(gone)
         self.forget(gone)
+
+    def open_incidents(self) -> dict[str, int]:
+        """How many incidents are open, by severity."""
+        severity = self.table.ledger[sorted(self._open), Field.SEVERITY]
+        return {name: int((severity == level).sum()) for level, name in enumerate(SEVERITIES) if level}
 
     def _forgettable(self, rows: Rows) -> Rows:
         """Those of the rows for which nothing waits."""

@@ -19,16 +19,24 @@ from confluent_kafka import Message
 from producers.errors import InvalidInput
 from producers.event import MAX_SKEW_MS, MailEvent, decode_lines, is_plain
 from streams.accumulate import Accumulator
-from streams.metrics import Metrics
+from streams.metrics import CounterName, GaugeName, Metrics
 from streams.rollup import Bools, InputProgress, InputRange, Ints, Rollup
 from streams.settings import Settings
 from streams.topics import MAIL_EVENTS, MAIL_EVENTS_DLQ, MAIL_ROLLUPS
-from streams.transaction import Committed, Outgoing, Worker
+from streams.transaction import Committed, Outcome, Outgoing, Worker
 
 MAX_EVENTS: Final = 100_000
 """A flush is due at this many events, whatever the time: it bounds memory."""
 POISON_WINDOW: Final = 10_000
 """A partition is paused when more than half of this many last records were bad."""
+
+
+_BY_PARTITION: Final[tuple[GaugeName, ...]] = (
+    "count_partition_progress_seconds",
+    "count_partition_idle",
+    "count_partition_paused",
+    "count_input_lag_records",
+)
 
 
 class Refused(msgspec.Struct, frozen=True):
@@ -93,7 +101,7 @@ class Count:
         self._decoder = msgspec.json.Decoder(MailEvent)
         self._inputs: dict[int, InputPartition] = {}
         self._refused: list[Refused] = []
-        self._records = self._late = 0
+        self._tally: Counter[CounterName] = Counter()
         self._flushed_ms = self._now_ms = 0
         self._moved = False
 
@@ -108,6 +116,8 @@ class Count:
         """Forgets partitions and whatever was not committed."""
         for partition in partitions:
             self._inputs.pop(partition, None)
+            for name in _BY_PARTITION:
+                self._metrics.drop(name, partition=str(partition))
         self._clear()
 
     def take(self, messages: Sequence[Message], now_ms: int) -> None:
@@ -134,7 +144,8 @@ class Count:
             kept = ~(future | prepared.bad_ip | prepared.bad_country)
             late = self._observe(partitions, prepared.time_ms, append_ms, kept)
             self._sums.add(prepared, kept, late)
-            self._late += int((late & kept).sum())
+            self._tally["count_events_total"] += int(kept.sum())
+            self._tally["count_late_events_total"] += int((late & kept).sum())
             for index in np.flatnonzero(~kept):
                 reason = (
                     "bad_ip" if prepared.bad_ip[index] else "bad_country" if prepared.bad_country[index] else "future"
@@ -180,7 +191,7 @@ class Count:
         return late
 
     def _note(self, messages: Sequence[Message], partition_of: Ints, bad: Ints, now_ms: int) -> None:
-        self._records += len(messages)
+        self._tally["count_records_total"] += len(messages)
         self._moved = True
         bad_in = Counter(partition_of[bad].tolist())
         for partition in np.unique(partition_of).tolist():
@@ -220,11 +231,13 @@ class Count:
             InputRange(partition, place.start, place.next, place.progress.progress_ms, place.idle)
             for partition, place in sorted(self._inputs.items())
         )
+        self._tally["count_copies_total"] += self._sums.copies
         topic = self._settings.topic(MAIL_ROLLUPS)
         encoder = msgspec.msgpack.Encoder()
         for records in self._sums.drain():
             records[-1] = msgspec.structs.replace(records[-1], ranges=ranges)
             for record in records:
+                self._tally["count_flush_cells_total"] += len(record.minute) // 4
                 yield _outgoing(topic, record, encoder)
         for refused in self._refused:
             yield self._dead_letter(refused)
@@ -244,28 +257,34 @@ class Count:
         """Event time goes with the offset, so that the next owner finds the same events late."""
         return str(self._inputs[partition].progress.progress_ms)
 
-    def committed(self, now_ms: int) -> None:
+    def committed(self, outcome: Outcome) -> None:
         """Metrics move; the next flush starts where this one ended."""
         metrics = self._metrics
-        metrics.add("count_records_total", self._records)
-        metrics.add("count_late_events_total", self._late)
+        metrics.add("count_transactions_total", outcome="committed")
+        metrics.observe("count_flush_seconds", outcome.took_s)
+        for name, value in self._tally.items():
+            metrics.add(name, value)
         for reason, times in Counter(refused.reason for refused in self._refused).items():
             metrics.add("count_bad_total", times, reason=reason)
-        for partition, place in self._inputs.items():
+        for number, place in self._inputs.items():
             place.start = place.next
-            metrics.set("count_partition_progress_seconds", place.progress.progress_ms / 1000, partition=str(partition))
-            metrics.set("count_partition_idle", place.idle, partition=str(partition))
-            metrics.set("count_partition_paused", place.poisoned, partition=str(partition), why="poison")
-            metrics.set(
-                "count_partition_paused", place.held and not place.poisoned, partition=str(partition), why="ahead"
-            )
+            partition = str(number)
+            metrics.set("count_partition_progress_seconds", place.progress.progress_ms / 1000, partition=partition)
+            metrics.set("count_partition_idle", place.idle, partition=partition)
+            metrics.set("count_partition_paused", place.poisoned, partition=partition, why="poison")
+            metrics.set("count_partition_paused", place.held and not place.poisoned, partition=partition, why="ahead")
+            metrics.set("count_input_lag_records", outcome.lag.get(number, 0), partition=partition)
         self._clear()
-        self._flushed_ms = now_ms
+        self._flushed_ms = outcome.now_ms
+
+    def aborted(self) -> None:
+        """Only counted: `drop` forgets."""
+        self._metrics.add("count_transactions_total", outcome="aborted")
 
     def _clear(self) -> None:
         self._sums.clear()
         self._refused.clear()
-        self._records = self._late = 0
+        self._tally.clear()
         self._moved = False
 
 

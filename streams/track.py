@@ -17,15 +17,15 @@ from confluent_kafka import Message
 
 from producers.errors import AuditFailure
 from streams.close import MARKER_VERSION, Closer, Marker
-from streams.leaders import leaders_of
-from streams.metrics import Metrics
+from streams.leaders import Ranking, leaders_of, rank
+from streams.metrics import Metrics, TopSeries
 from streams.restore import Restorer
 from streams.rollup import MINUTE_MS, ROLLUP_VERSION, Rollup
 from streams.rules import Limits
 from streams.settings import Settings
 from streams.table import ROW_VERSION, Row
 from streams.topics import MAIL_ROLLUPS, MAIL_VOLUME, TRACK_CHANGELOG, VOLUME_SIGNALS, VOLUME_TOP, partition_of
-from streams.transaction import Committed, Outgoing, Worker
+from streams.transaction import Committed, Outcome, Outgoing, Worker
 from streams.volume import Leaders
 from streams.watermark import NEVER
 
@@ -53,6 +53,8 @@ class Track:
         self._decoder = msgspec.msgpack.Decoder(Rollup)
         self._packer = msgspec.msgpack.Encoder()
         self._writer = msgspec.json.Encoder()
+        self._series = TopSeries(metrics, settings.label_key)
+        self._rankings: dict[str, Ranking] = {}
         self._top: dict[tuple[int, str], bool] = {}
         self._topic_id = ""
         self._committed_ms = 0
@@ -63,6 +65,7 @@ class Track:
 
     def restore(self, committed: Mapping[int, Committed]) -> None:
         """Rebuilds rows and clocks as of the committed offsets. Raises `AuditFailure` where they do not fit."""
+        self._metrics.set("track_restoring", 1)
         self._topic_id, inputs = self._restorer.cluster()
         stored = self._restorer.changelog(committed)
         waits = {}
@@ -74,6 +77,8 @@ class Track:
             waits[partition] = (marker.waits_from if marker else place.offset, place.offset)
         for _, offset, value in self._restorer.rollups(waits):
             self._closer.take_again(self._rollup(value), offset)
+        self._metrics.set("track_restoring", 0)
+        self._metrics.set("track_restored_rows", len(self._closer.table))
         log.info("track: %d partitions with %d entities are ready", len(committed), len(self._closer.table))
 
     def _marker(self, partition: int, place: Committed, value: bytes | None, rows: int) -> Marker | None:
@@ -112,6 +117,10 @@ class Track:
         dropped = set(partitions)
         self._closer.drop(dropped)
         self._top = {key: value for key, value in self._top.items() if key[0] not in dropped}
+        self._rankings = {}
+        self._series.clear()
+        for partition in dropped:
+            self._metrics.drop("track_input_lag_records", partition=str(partition))
         self._moved = False
 
     # -- input ------------------------------------------------------------------------------------------------------------
@@ -174,7 +183,8 @@ class Track:
         closer, topic = self._closer, self._settings.topic(VOLUME_TOP)
         if closer.newest <= self._told_minute:
             return
-        leaders = leaders_of(closer.table, closer.newest)
+        self._rankings = rank(closer.table, closer.newest)
+        leaders = leaders_of(closer.table, self._rankings, closer.newest)
         for key in leaders.keys() | self._top.keys():
             partition, kind = key
             rows = leaders.get(key, ())
@@ -199,23 +209,44 @@ class Track:
         """Nothing: the marker says it all."""
         return ""
 
-    def committed(self, now_ms: int) -> None:
+    def committed(self, outcome: Outcome) -> None:
         """Metrics move; what was told is forgotten."""
         closer, metrics = self._closer, self._metrics
         for place in closer.partitions.values():
             place.epoch += 1
+        metrics.add("track_transactions_total", outcome="committed")
+        metrics.observe("track_commit_seconds", outcome.took_s)
         metrics.add("track_facts_total", len(closer.facts))
         for change, times in Counter(signal.change for signal in closer.signals).items():
             metrics.add("track_signals_total", times, change=change)
         metrics.add("track_cells_total", closer.cells_folded)
         metrics.add("track_minutes_closed_total", closer.minutes_closed)
-        metrics.set("track_rows", len(closer.table))
-        if closer.newest > NEVER:
-            metrics.set("track_watermark_seconds", (closer.newest + 1) * 60)
+        metrics.add("track_rows_evicted_total", closer.evicted)
+        metrics.add("track_late_copies_total", closer.late_copies)
+        metrics.add("track_too_late_copies_total", closer.too_late_copies)
+        self._show(outcome)
         closer.told()
         self._told_minute = closer.newest
-        self._committed_ms = now_ms
+        self._committed_ms = outcome.now_ms
         self._moved = False
+
+    def _show(self, outcome: Outcome) -> None:
+        closer, metrics, table = self._closer, self._metrics, self._closer.table
+        metrics.set("track_rows", len(table))
+        for partition, records in outcome.lag.items():
+            metrics.set("track_input_lag_records", records, partition=str(partition))
+        if closer.newest == self._told_minute:
+            return
+        metrics.set("track_watermark_seconds", (closer.newest + 1) * 60)
+        for severity, incidents in closer.open_incidents().items():
+            metrics.set("track_open_incidents", incidents, severity=severity)
+        for kind, ranking in self._rankings.items():
+            leading = [(table.names[ranked.row], float(ranked.month_run_rate)) for ranked in ranking.leading]
+            self._series.update(kind, leading, ranking.live)
+
+    def aborted(self) -> None:
+        """Only counted: `drop` forgets."""
+        self._metrics.add("track_transactions_total", outcome="aborted")
 
 
 _WAY_OUT: Final = "Counting on would be wrong; see README, 'When the audit fails'"

@@ -47,6 +47,14 @@ class Committed(NamedTuple):
     fresh: bool = False
 
 
+class Outcome(NamedTuple):
+    """How a commit went: when, how long it took, and how many records each partition then held beyond what was counted."""
+
+    now_ms: int
+    took_s: float
+    lag: Mapping[int, int]
+
+
 class Stage(Protocol):
     """What a counting stage decides. The worker does all the talking to Kafka.
 
@@ -82,8 +90,11 @@ class Stage(Protocol):
     def note(self, partition: int) -> str:
         """What to commit beside the partition's offset."""
 
-    def committed(self, now_ms: int) -> None:
+    def committed(self, outcome: Outcome) -> None:
         """The transaction is in the log: metrics may move."""
+
+    def aborted(self) -> None:
+        """The transaction is not in the log; `drop` and `restore` follow."""
 
 
 class Worker:
@@ -258,7 +269,7 @@ class Worker:
         """One transaction over everything taken since the last. Nothing owned, nothing to fence: nothing is done."""
         if not self._next:
             return
-        now_ms = _now_ms()
+        began_s = time.monotonic()
         offsets = []
         for partition, offset in self._next.items():
             offsets.append(TopicPartition(self._topic, partition, offset, self._stage.note(partition)))
@@ -271,7 +282,15 @@ class Worker:
         except KafkaException as error:
             self._after_failure(error)
             return
-        self._stage.committed(now_ms)
+        self._stage.committed(Outcome(_now_ms(), time.monotonic() - began_s, self._lag()))
+
+    def _lag(self) -> dict[int, int]:
+        """From what the last fetch said of each partition's end; no request is made."""
+        lag = {}
+        for partition, offset in self._next.items():
+            _, high = self._consumer.get_watermark_offsets(TopicPartition(self._topic, partition), cached=True)
+            lag[partition] = max(high - offset, 0)
+        return lag
 
     def _produce(self, record: Outgoing) -> None:
         while True:
@@ -295,6 +314,7 @@ class Worker:
             raise self._fault(error)
         log.warning("%s: transaction aborted (%s); restoring from what is committed", self._identity, reason.str())
         self._producer.abort_transaction(_TIMEOUT_S)
+        self._stage.aborted()
         self._forget()
 
     def _forget(self) -> None:
