@@ -33,7 +33,11 @@ _SUFFIXES: Final = tldextract.TLDExtract(cache_dir=None, suffix_list_urls=(), in
 def registrable_domain(host: str) -> str:
     """The registrable domain of a host, lower case: one label below its public suffix, private suffixes included.
 
-    A host that is itself a suffix, or has none, is its own.
+    The list's rule for unknown suffixes is `*`: the last label. A host that is itself a suffix, a single label or an address literal
+    is its own.
     """
     host = host.lower().rstrip(".")
-    return _SUFFIXES.extract_str(host).top_domain_under_public_suffix or host
+    found = _SUFFIXES.extract_str(host)
+    if found.suffix or found.ipv4 or found.ipv6 or host.startswith("["):
+        return found.top_domain_under_public_suffix or host
+    return ".".join(host.split(".")[-2:])

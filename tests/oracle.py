@@ -153,7 +153,10 @@ def _campaign(event: Mapping[str, Any]) -> str:
 @cache
 def _registrable(host: str) -> str:
     host = host.lower().rstrip(".")
-    return _suffixes(host).top_domain_under_public_suffix or host
+    found = _suffixes(host)
+    if not found.suffix and not found.ipv4 and not found.ipv6 and not host.startswith("["):
+        return ".".join(host.split(".")[-2:])  # the list's default rule `*`
+    return found.top_domain_under_public_suffix or host
 
 
 @cache

@@ -46,7 +46,9 @@ def test_one_changed_field_is_judged_alike(field: str, value: object) -> None:
     line = json.dumps(msgspec.to_builtins(mail()) | {field: value}, ensure_ascii=False).encode()
     ((_, _, event),) = decode_lines(line)
     refused = [reason for _, _, reason in oracle.count([(line, LATER_MS)]).refused]
-    assert refused == ([event.reason] if isinstance(event, InvalidInput) else [])
+    assert len(refused) == isinstance(event, InvalidInput)
+    if isinstance(event, InvalidInput) and not isinstance(value, dict | list):  # of two faults either may be told first
+        assert refused == [event.reason]
 
 
 @given(
