@@ -1,5 +1,6 @@
 """What every command is handed, and how a signal asks one to stop."""
 
+import logging
 import signal
 import threading
 from collections.abc import Mapping
@@ -11,6 +12,11 @@ from streams.settings import Settings, environ_of, load_with_origin
 
 if TYPE_CHECKING:
     from confluent_kafka import Consumer, Producer
+
+_quiet = logging.getLogger("spamtide.librdkafka")
+"""What fails is said once, by whoever asked; librdkafka would print each refused connection."""
+_quiet.addHandler(logging.NullHandler())
+_quiet.propagate = False
 
 
 class Face:
@@ -45,13 +51,13 @@ class Face:
         """For a source."""
         from streams.clients import make_transactional_producer
 
-        return make_transactional_producer(self.settings, transactional_id)
+        return make_transactional_producer(self.settings, transactional_id, logger=_quiet)
 
     def make_reader(self) -> "Consumer":
         """For a source's position."""
         from streams.clients import make_reader
 
-        return make_reader(self.settings)
+        return make_reader(self.settings, logger=_quiet)
 
     def topic(self, name: str) -> str:
         """The physical name of a topic."""
