@@ -228,7 +228,7 @@ class Publisher:
             ) from error
         missing = [name for name in (self._events_topic, self._positions_topic) if name not in topics]
         if missing:
-            raise UsageError(f"topic {' and '.join(missing)} does not exist; make it with `spamtide topics apply`")
+            raise UsageError(f"not on this cluster: {', '.join(missing)}; make the topics with `spamtide topics apply`")
         return len(topics[self._events_topic].partitions)
 
     def _committed_position(self) -> SourcePosition | None:

@@ -15,8 +15,10 @@ what names its `orig_queue_id` (XFORWARD). It is one message with the first hop 
 copies; a filter that splits one message in many does not multiply it. The second hop may be logged before the first one's status. What a
 remote server calls `queued as` means nothing. A filter that returns mail through sendmail(1) names no id: it counts as a new message.
 
-*Before the log.* A message without an arrival line counts only if its first `delay=` says that it arrived after the log began and less
-than `LOST_MS` ago (its line was lost); otherwise the log before this one has counted it.
+*Before the log.* A message counts in the log that first says `queue active`. Where the arrival line is missing, its first `delay=` must be
+shorter than `LOST_MS` (before any retry) for that, and where `queue active` is missing too, the arrival must lie within this log (the
+lines were lost). Otherwise the log before this one has counted it: rotated logs add up. Only what is inside a content filter at the
+moment of rotation may count in both.
 
 *What became of it.* `deferred` for each try that is put off, `bounced` for each recipient refused or expired: published as they come,
 copies 1, with the first hop's client and account. Address probes (`deliverable`, `undeliverable`) are no messages.
@@ -278,7 +280,9 @@ class PostfixJoiner:
 
     def _date_unknown(self, line: Line, mail: Mail, delay_ms: int) -> None:
         """No arrival line: was it lost, or is it in the log before this one? Traditional stamps are cut to the second."""
-        if delay_ms < LOST_MS and line.time_ms - delay_ms > self._state.start_ms - 1000:
+        is_active_here = mail.copies > 0
+        arrived_here = line.time_ms - delay_ms >= self._state.start_ms + 1000
+        if delay_ms < LOST_MS and (is_active_here or arrived_here):
             self._wait(line.key, mail)
         else:
             mail.stage = "counted"
