@@ -6,6 +6,7 @@ The truth is written by the scenario from its own story; nothing here or in the 
 """
 
 import secrets
+import socket
 import subprocess
 import sys
 import threading
@@ -35,12 +36,14 @@ from streams.up import KAFKA_SCRIPT, Say, Supervisor, apply_topics, ensure_broke
 from streams.verdict import Story, Truth, comparison, judge, with_entities
 
 SEED: Final = 1
-LIMIT_S: Final = 170.0
+LIMIT_S: Final = 160.0
 """From the first event on. It ends by itself within three minutes, whatever happens."""
 TELL_S: Final = 5.0
 """Between two lines of progress, where the output is no terminal; a table comes with every sixth."""
 INTERRUPTED: Final = 130
 TOPICS_READ: Final = (MAIL_VOLUME, VOLUME_TOP, INCIDENTS, CAMPAIGN_ALERTS, SENDER_ALERTS)
+_FEW: Final = 5
+"""Rows of a table on the way."""
 KINDS: Final = ("campaign", *top.SENDER_KINDS)
 FOLDER: Final = KAFKA_SCRIPT.parent.parent / "demo"
 
@@ -53,11 +56,19 @@ def demo_settings(settings: Settings, prefix: str) -> Settings:
         slot=0,
         count_metrics_port=0,
         track_metrics_port=0,
-        alert_port=0,
+        alert_port=_free_port(settings.metrics_address),
         idle_ms=3000,
         max_ahead_minutes=2880,
         capture_share=0.0002,
     )
+
+
+def _free_port(address: str) -> int:
+    """Faust must be told a port; whoever takes this one in between makes ALERT say so, start again and be told it is taken."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.bind((address, 0))
+        return int(probe.getsockname()[1])
 
 
 class Feeder:
@@ -163,7 +174,7 @@ class Screen:
             f"demo: {now - self._began:3.0f} s  judged up to {at}; {watch.ledger.facts:,} facts, "
             f"{len(watch.story.alerts):,} alerts; {said}"
         )
-        page = top.page(watch.board, KINDS)
+        page = top.page(watch.board, KINDS, _FEW)
         if self._live is not None:
             page.renderables.append(Text(line))
             self._live.update(page, refresh=True)
@@ -171,7 +182,7 @@ class Screen:
         self._say(line)
         self._lines += 1
         if self._lines % 6 == 0:
-            self._out.print(page)
+            top.show(self._out, page)
 
 
 def run(
@@ -255,16 +266,16 @@ def _clean_up(settings: Settings, keep: bool, say: Say) -> None:
 def _tell(truth: Truth, watch: Watch, said: Sequence[str], say: Say) -> int:
     """Prints table, alerts and comparison; returns the exit status."""
     out = top.console()
-    out.print(top.page(watch.board, KINDS))
+    top.show(out, top.page(watch.board, KINDS, _FEW))
     loud = [alert for alert in watch.story.alerts if alert.severity != "info"]
     out.print(Text(f"Alerts ({len(watch.story.alerts) - len(loud):,} of severity info are not shown)", "bold"))
     for alert in sorted(loud, key=lambda alert: (alert.time_ms, alert.seq)):
         out.print(Text(line_of(alert), overflow="fold"))
-    out.print(comparison(truth, watch.story))
+    top.show(out, comparison(truth, watch.story))
     checks = judge(truth, watch.story)
     for check in checks:
         out.print(
-            Text(f"{'holds' if check.holds else 'DOES NOT HOLD':5}  {check.says}", "" if check.holds else "bold red")
+            Text(f"{'holds' if check.holds else 'DOES NOT HOLD':13}  {check.says}", "" if check.holds else "bold red")
         )
     if all(check.holds for check in checks):
         return 0

@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 from confluent_kafka import Message
 from rich.box import SIMPLE_HEAD
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -166,14 +166,14 @@ def table(title: str, rows: Sequence[Row], shown: int = SHOWN) -> Table:
     return made
 
 
-def page(board: Board, kinds: Sequence[str]) -> Group:
+def page(board: Board, kinds: Sequence[str], shown: int = SHOWN) -> Group:
     """Both tables, campaigns first, with the time they are of."""
     when = moment(board.time_ms) if board.time_ms else "no minute is closed yet"
     parts: list[Text | Table] = [Text(f"Spamtide, {when}")]
     if "campaign" in kinds:
-        parts.append(table("Campaigns", board.rows(["campaign"])))
+        parts.append(table("Campaigns", board.rows(["campaign"]), shown))
     if senders := [kind for kind in kinds if kind != "campaign"]:
-        parts.append(table("Senders", board.rows(senders)))
+        parts.append(table("Senders", board.rows(senders), shown))
     return Group(*parts)
 
 
@@ -182,6 +182,17 @@ def console() -> Console:
     if sys.stdout.isatty():
         return Console(highlight=False, markup=False, emoji=False)
     return Console(highlight=False, markup=False, emoji=False, width=PLAIN_WIDTH, color_system=None)
+
+
+def show(out: Console, what: RenderableType) -> None:
+    """Prints; where the output is no terminal, without the spaces that only fill columns up."""
+    if out.is_terminal:
+        out.print(what)
+        return
+    with out.capture() as captured:
+        out.print(what)
+    lines = [line.rstrip() for line in captured.get().split("\n")]
+    out.file.write("\n".join(line for at, line in enumerate(lines) if line or at == len(lines) - 1))
 
 
 def run(settings: Settings, kinds: Sequence[str], once: bool, as_json: bool, stop: threading.Event) -> None:
@@ -194,7 +205,7 @@ def run(settings: Settings, kinds: Sequence[str], once: bool, as_json: bool, sto
                 out.file.write(msgspec.json.encode(row).decode() + "\n")
             return
         if once or not out.is_terminal:
-            out.print(page(board, kinds))
+            show(out, page(board, kinds))
             return
         with Live(page(board, kinds), console=out, screen=True, auto_refresh=False) as live:
             while not stop.is_set():
