@@ -15,14 +15,14 @@ from collections.abc import Callable, Iterator
 from typing import Final, Protocol
 
 import msgspec
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 
 from producers.errors import Fenced, SystemFault, Unavailable, UnknownOutcome, UsageError
 from producers.event import MAX_RECORD_BYTES
+from producers.positions import POSITION_VERSION, SourcePosition, committed_position
 
 MAIL_EVENTS: Final = "mail-events"
 SOURCE_POSITIONS: Final = "source-positions"
-POSITION_VERSION: Final = 1
 STEP_S: Final = 1.0
 """How long one call may block, so that Ctrl-C is heard."""
 PATIENCE_S: Final = 30.0
@@ -63,17 +63,6 @@ class Connections(Protocol):
     def make_reader(self) -> Consumer: ...
 
     def topic(self, name: str) -> str: ...
-
-
-class SourcePosition(msgspec.Struct, frozen=True):
-    """A record on `source-positions`; the newest of a key counts."""
-
-    v: int
-    events: int
-    """Events this source published so far: where the round robin over partitions goes on."""
-    lines: int
-    position: msgspec.Raw
-    """The source's own words."""
 
 
 class Totals(msgspec.Struct):
@@ -123,7 +112,7 @@ class Publisher:
         """End what a predecessor left open, then find its last committed position; None for a first run."""
         self._partitions = self._count_partitions()
         self._patiently(self._producer.init_transactions, "taking over")
-        found = self._committed_position()
+        found = committed_position(self._connections.make_reader(), self._positions_topic, self._source.key, PATIENCE_S)
         if found is None:
             return None
         self._before = found
@@ -141,13 +130,16 @@ class Publisher:
             if batch.position:
                 self._send(self._positions_topic, msgspec.json.encode(after), 0, self._source.key.encode())
             self._patiently(self._producer.commit_transaction, "the commit")
+            self._before = after
+            self._add_up(batch, len(records), refused)
         except KafkaException as error:
             raise self._fault(error) from error
         finally:
             self.in_transaction = False
-        self._before = after
+
+    def _add_up(self, batch: Batch, events: int, refused: dict[str, int]) -> None:
         self.totals.lines += batch.lines
-        self.totals.events += len(records)
+        self.totals.events += events
         self.totals.batches += 1
         self.totals.can_resume = bool(batch.position)
         self.totals.refused.update(refused)
@@ -231,37 +223,6 @@ class Publisher:
             raise UsageError(f"not on this cluster: {', '.join(missing)}; make the topics with `spamtide topics apply`")
         return len(topics[self._events_topic].partitions)
 
-    def _committed_position(self) -> SourcePosition | None:
-        """The newest committed record of our key.
-
-        The end to reach is the high watermark, not the last stable offset where a read-committed reader is first told "end":
-        another source's open transaction may lie before our own newest position and hide it for as long as it is open.
-        """
-        reader, key, found = self._connections.make_reader(), self._source.key.encode(), None
-        partition = TopicPartition(self._positions_topic, 0, OFFSET_BEGINNING)
-        give_up = time.monotonic() + PATIENCE_S
-        end: int | None = None
-        try:
-            reader.assign([partition])
-            while time.monotonic() < give_up:
-                message = reader.poll(0.5)
-                if message is None:
-                    continue
-                fault = message.error()
-                if fault is None:
-                    if message.key() == key:
-                        found = message.value()
-                    continue
-                if fault.code() != KafkaError._PARTITION_EOF:
-                    raise Unavailable(f"cannot read {self._positions_topic}: {fault.str()}")
-                if end is None:
-                    end = reader.get_watermark_offsets(partition, cached=True)[1]
-                if (message.offset() or 0) >= end:
-                    return _decode_position(found, self._source.key)
-        finally:
-            reader.close()
-        raise Unavailable(f"cannot read {self._positions_topic} to its end within {PATIENCE_S:.0f} s; {_GO_ON}")
-
 
 _GO_ON: Final = "run the same command again, it goes on where the last commit ended"
 
@@ -283,15 +244,3 @@ def _fitting(batch: Batch) -> tuple[list[bytes], dict[str, int]]:
     if not oversize:
         return batch.records, batch.refused
     return fitting, batch.refused | {"oversize": batch.refused.get("oversize", 0) + oversize}
-
-
-def _decode_position(value: bytes | None, key: str) -> SourcePosition | None:
-    if value is None:
-        return None
-    try:
-        found = msgspec.json.decode(value, type=SourcePosition)
-    except msgspec.MsgspecError:
-        raise UsageError(f"the position of {key} on source-positions was not written by spamtide") from None
-    if found.v != POSITION_VERSION:
-        raise UsageError(f"the position of {key} has version {found.v}; this spamtide reads {POSITION_VERSION}")
-    return found
