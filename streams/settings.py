@@ -3,7 +3,7 @@
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
@@ -14,28 +14,40 @@ DEFAULT_BOOTSTRAP: Final = "127.0.0.1:9092"
 
 _Positive = Annotated[int, msgspec.Meta(ge=1)]
 _Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
+_Text = Annotated[str, msgspec.Meta(min_length=1)]
 _Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One flat list; every name is also `SPAMTIDE_<NAME>` in the environment and `<name>` in the TOML file."""
 
-    bootstrap_servers: str = DEFAULT_BOOTSTRAP
+    bootstrap_servers: _Text = DEFAULT_BOOTSTRAP
+    """Kafka brokers to begin with, `host:port`, several with commas."""
     topic_prefix: Annotated[str, msgspec.Meta(pattern=r"^[a-zA-Z0-9._-]{0,100}$")] = ""
     """Goes before each topic, group and transactional id, so that a replay or a test lives in topics of its own."""
-    security_protocol: str = "PLAINTEXT"
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    """How the brokers are spoken to."""
     ssl_ca_location: str = ""
+    """File of the certificate authorities to trust (PEM); without it, those of the system."""
     ssl_certificate_location: str = ""
+    """File of the client's own certificate (PEM), where the brokers ask for one."""
     ssl_key_location: str = ""
-    sasl_mechanism: str = ""
+    """File of its key (PEM), where that is not in the certificate's file."""
+    sasl_mechanism: Literal["", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = ""
+    """How to log in, with a `SASL_` protocol."""
     sasl_username: str = ""
+    """Whom to log in as."""
     sasl_password: str = ""
+    """With which password; better in the environment or a file than in a shell's history."""
 
     slot: Annotated[int, msgspec.Meta(ge=0, le=9999)] = 0
     """Which of a stage's workers this is. Two workers with one slot fence each other."""
-    metrics_address: str = "127.0.0.1"
+    metrics_address: _Text = "127.0.0.1"
+    """Where the stages serve their metrics and ALERT its page: loopback, unless you open it on purpose."""
     count_metrics_port: _Port = 9541
+    """COUNT's `/metrics`; 0 takes any free port."""
     track_metrics_port: _Port = 9542
+    """TRACK's `/metrics`; 0 takes any free port."""
     alert_port: _Port = 9543
     """ALERT's web server: metrics, and the page."""
     label_key: str = ""
@@ -57,6 +69,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     capture_share: _Share | None = None
     """Share of all mail that our traps catch. Without it trap hits are shown but not projected."""
     trap_min_hits: _Positive = 10
+    """Trap hits in 30 days below which nothing is projected."""
     page_share: _Share = 0.01
     """Unwanted volume above this share of all intake pages."""
     page_tier: _Positive = 10_000_000
@@ -64,7 +77,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     quiet_minutes: _Positive = 360
     """An incident resolves after this long below its line."""
     runbook_url: str = "https://example.invalid/spamtide/runbooks.md"
+    """What an alert links to for what to do; the loudest rule is added as `#rule`."""
     dashboard_url: str = "https://example.invalid/d/spamtide-campaign"
+    """What an alert links to for the picture; `var-entity=` is added."""
 
     def topic(self, name: str) -> str:
         """The physical name of a topic."""
@@ -91,9 +106,22 @@ def load_with_origin(environ: Mapping[str, str], toml_path: Path | None = None) 
             values[name] = environ[variable]
             origin[name] = variable
     try:
-        return msgspec.convert(values, Settings, strict=False), origin
+        settings = msgspec.convert(values, Settings, strict=False)
     except msgspec.ValidationError as error:
         raise UsageError(_explain(str(error), origin)) from None
+    _check(settings, origin)
+    return settings, origin
+
+
+def _check(settings: Settings, origin: Mapping[str, str]) -> None:
+    """What one setting asks of another, and that named files are there."""
+    if settings.security_protocol.startswith("SASL"):
+        for name in ("sasl_mechanism", "sasl_username", "sasl_password"):
+            if not getattr(settings, name):
+                raise UsageError(f"setting {name} is missing: security_protocol is {settings.security_protocol}")
+    for name in ("ssl_ca_location", "ssl_certificate_location", "ssl_key_location"):
+        if (path := getattr(settings, name)) and not Path(path).is_file():
+            raise UsageError(f"setting {name} (from {origin.get(name, 'defaults')}): there is no file {path}")
 
 
 def variable_of(name: str) -> str:
