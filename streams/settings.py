@@ -69,7 +69,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     capture_share: _Share | None = None
     """Share of all mail that our traps catch. Without it trap hits are shown but not projected."""
     trap_min_hits: _Positive = 10
-    """Trap hits in 30 days below which nothing is projected."""
+    """Trap hits, of a day or of 30 days, below which that many are not projected."""
     page_share: _Share = 0.01
     """Unwanted volume above this share of all intake pages."""
     page_tier: _Positive = 10_000_000
