@@ -353,6 +353,8 @@ def _top(
 def _registers(owner: Ints, seen: Ints, names: list[str]) -> dict[int, bytes]:
     """For each owner the HyperLogLog registers of the entities seen with it."""
     valid = (owner >= 0) & (seen >= 0)
+    if not valid.any():
+        return {}
     distinct, place = np.unique(seen[valid], return_inverse=True)
     register = np.array([hll_register(names[index].partition(":")[2]) for index in distinct.tolist()], dtype=np.int64)
     pairs = np.unique(owner[valid] << 16 | register[place])

@@ -218,6 +218,14 @@ def registers_for(names: object) -> list[int]:
     return sorted(register << 6 | rank for register, rank in highest.items())
 
 
+def test_unwanted_mail_without_an_address_is_known_by_its_tokens() -> None:
+    detail = details_of(accumulated([spam(ip=None, country=None)]))["campaign:html:spam"]
+    assert detail == Detail("campaign:html:spam", (("html:spam", 1),), (), b"")
+    assert details_of(accumulated([spam(ip=None, tokens=())])) == {
+        "campaign:(none)": Detail("campaign:(none)", (), (), b"")
+    }
+
+
 @pytest.mark.parametrize("distinct", [10, 1_000, 20_000])
 def test_addresses_of_a_campaign_are_estimated_over_flushes(distinct: int) -> None:
     known = Known()
