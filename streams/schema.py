@@ -15,7 +15,7 @@ from typing import Any, Final
 import msgspec
 
 from producers.event import MailEvent
-from producers.publish import SourcePosition
+from producers.positions import SourcePosition
 from streams.incident import Alert, EnforcementAction, Signal
 from streams.rollup import Rollup
 from streams.topics import (

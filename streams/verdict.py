@@ -1,4 +1,4 @@
-"""Whether what came out is the truth: the demo's judge. Pure."""
+"""Whether what came out is the truth: the demo's judge."""
 
 from collections.abc import Iterator
 from pathlib import Path
