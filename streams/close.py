@@ -18,14 +18,15 @@ from streams.incident import OPEN, Change, Life, Signal, step
 from streams.rollup import INTAKE, Bools, Ints, Rollup, cells_of
 from streams.rules import SEVERITIES, Columns, Limits, Verdicts, evaluate, may_speak
 from streams.signals import signal_of
-from streams.table import SPANS, Field, Row, Rows, Span, Table
+from streams.table import SPANS, Field, Row, Rows, Span, Table, summed
 from streams.volume import COUNTERS, FACT_VERSION, KINDS, Fact
 from streams.watermark import NEVER, Clock, InputState
 
 MARKER_VERSION: Final = 1
 _LIFE: Final = slice(Field.STATE, Field.RESOLVED + 1)
-_COPIES: Final = COUNTERS.index("copies")
+_COPIES, _UNWANTED, _TRAPS = (COUNTERS.index(name) for name in ("copies", "unwanted", "traps"))
 _CAMPAIGN, _INTAKE_KIND = KINDS.index("campaign"), KINDS.index(INTAKE)
+_NO_MINUTE: Final = 1 << 62
 _EXPIRES_MINUTES: Final = 35 * 1440
 
 
@@ -109,7 +110,7 @@ class Closer:
         self._waiting: list[_Cells] = []
         self._late: dict[tuple[Span, int, int], Ints] = {}
         self._open: set[int] = set()
-        self._spans_open = False
+        self._spans_open = self._day_over = False
 
     # -- partitions -------------------------------------------------------------------------------------------------------
 
@@ -193,6 +194,8 @@ class Closer:
             self._close_minutes(over, cells)
             for clock in over.values():
                 clock.closed = clock.closable
+            if self._day_over:
+                self._expire()
         if self.partitions and all(place.clock.all_idle for place in self.partitions.values()):
             self._tell_open_spans()
 
@@ -211,57 +214,74 @@ class Closer:
         return chosen.where(np.argsort(chosen.order, kind="stable"))
 
     def _close_minutes(self, over: dict[int, Clock], cells: _Cells) -> None:
+        """Minute by minute where anything can happen. Rows that cannot speak are folded an hour at once: nobody can tell."""
         last = max((clock.closable for clock in over.values()), default=NEVER)
-        groups, starts = np.unique(cells.order, return_index=True)
-        slices = dict(zip(groups.tolist(), zip(starts, [*starts[1:], len(cells.order)], strict=True), strict=True))
-        minutes = sorted({order >> 1 for order in slices})
-        began = [clock.closed for clock in over.values() if clock.closed != NEVER]
-        minute = min([*minutes[:1], *(closed + 1 for closed in began)], default=last)
-        while minute <= max(last, minutes[-1] if minutes else NEVER):
+        quiet = self._quiet(cells)
+        by_hour = _sliced(cells.where(quiet), 120)
+        by_order = _sliced(cells.where(~quiet), 1)
+        visits = sorted({int(part.order[0]) >> 1 for part in (*by_hour.values(), *by_order.values())})
+        began = [clock.closed + 1 for clock in over.values() if clock.closed != NEVER]
+        minute = min([*visits[:1], *began], default=last)
+        while minute <= max(last, visits[-1] if visits else NEVER):
             active = [p for p, clock in over.items() if clock.closed < minute <= clock.closable]
-            on_time, late = (
-                cells.where(slice(*slices[at])) if at in slices else None for at in (minute * 2, minute * 2 + 1)
-            )
-            self._close_minute(minute, active, on_time)
-            if late is not None:
-                self._fold_late(late, minute)
-            while minutes and minutes[0] <= minute:
-                minutes.pop(0)
-            minute = self._next_minute(minute, minutes)
+            self._fold(by_hour.pop(minute // 60, None))
+            self._close_minute(minute, active, self._fold(by_order.get(minute * 2)))
+            if minute * 2 + 1 in by_order:
+                self._fold_late(by_order[minute * 2 + 1], minute)
+            minute = self._next_minute(minute, visits)
+        if last > self.newest:
+            self.minutes_closed += last - self.newest if self.newest != NEVER else 1
+            self.newest = last
 
-    def _next_minute(self, minute: int, minutes: list[int]) -> int:
+    def _quiet(self, cells: _Cells) -> Bools:
+        """Which cells need no judgement: on time, and of rows that cannot speak even with all that is due now."""
+        if not len(cells.rows):
+            return np.zeros(0, dtype=np.bool_)
+        table = self.table
+        rows, place = np.unique(cells.rows, return_inverse=True)
+        due = summed(place, cells.counters[[_UNWANTED, _TRAPS]], len(rows))
+        first = int(cells.order[0]) >> 1
+        unwanted, traps = (table.recent(rows, name, first, 30) for name in ("day_unwanted", "day_traps"))
+        speaks = may_speak(unwanted + due[0], traps + due[1], self._limits) | (table.ledger[rows, Field.STATE] == OPEN)
+        quiet: Bools = ~(speaks & ~table.bucket[rows])[place] & (cells.order & 1 == 0)
+        return quiet
+
+    def _fold(self, cells: _Cells | None) -> Rows:
+        """Adds cells to their rows; returns these."""
+        if cells is None:
+            return np.zeros(0, dtype=np.intp)
+        self.cells_folded += len(cells.rows)
+        self._spans_open = True
+        parts = np.zeros(max(self.partitions) + 1, dtype=np.int64)
+        for partition, place in self.partitions.items():
+            parts[partition] = place.epoch * 2
+        return self.table.fold(cells.rows, cells.minute, cells.counters, parts)
+
+    def _next_minute(self, minute: int, visits: list[int]) -> int:
         """The next minute at which anything can happen."""
         if self._open:
             return minute + 1
+        while visits and visits[0] <= minute:
+            visits.pop(0)
         hour_end = (minute + 1) // 60 * 60 + 59
-        return min([*minutes[:1], *([hour_end] if self._spans_open else [])], default=1 << 62)
+        return min([*visits[:1], *([hour_end] if self._spans_open else [])], default=_NO_MINUTE)
 
-    def _close_minute(self, minute: int, active: list[int], cells: _Cells | None) -> None:
-        touched = np.zeros(0, dtype=np.intp)
-        if cells is not None:
-            touched, sums = _by_row(cells)
-            self.table.fold(touched, sums, minute, self._parts(touched))
-            self.cells_folded += len(cells.rows)
-            self._spans_open = True
-        if active:
-            self.minutes_closed += 1
-            self.newest = max(self.newest, minute)
+    def _close_minute(self, minute: int, active: list[int], touched: Rows) -> None:
         watched = [row for row in self._open if self.table.partition[row] in active]
         rows = np.union1d(touched, np.array(watched, dtype=np.intp)) if watched else touched
         if len(rows):
             self._judge(rows, minute)
         for span in SPANS:
             if (minute + 1) % span.minutes == 0:
-                self._close_span(span, minute, active)
-
-    def _parts(self, rows: Rows) -> Ints:
-        return np.array([self.partitions[p].epoch * 2 for p in self.table.partition[rows].tolist()], dtype=np.int64)
+                self._close_span(span, active)
 
     def _fold_late(self, cells: _Cells, after: int) -> None:
         """Adds late cells to the hours and days that are still held; what is older is counted as too late."""
         self.cells_folded += len(cells.rows)
         for minute in np.unique(cells.minute).tolist():
-            rows, sums = _by_row(cells.where(cells.minute == minute))
+            chosen = cells.minute == minute
+            rows, place = np.unique(cells.rows[chosen], return_inverse=True)
+            sums = summed(place, cells.counters[:, chosen], len(rows))
             self.table.fold_late(rows, sums, minute)
             for span in SPANS:
                 start = minute // span.minutes
@@ -283,7 +303,7 @@ class Closer:
 
     # -- facts ------------------------------------------------------------------------------------------------------------
 
-    def _close_span(self, span: Span, minute: int, active: list[int]) -> None:
+    def _close_span(self, span: Span, active: list[int]) -> None:
         """The hour or day is over: what changed is told, and the ledger is ready for the next."""
         ledger, table = self.table.ledger, self.table
         ended = (ledger[:, span.start] != NEVER) & (table.partition != NEVER) & np.isin(table.partition, active)
@@ -293,8 +313,7 @@ class Closer:
         ledger[rows, span.revision] = 0
         ledger[rows, span.counters] = 0
         table.dirty[rows] = True
-        if span is SPANS[-1]:
-            self._expire(minute, active)
+        self._day_over = self._day_over or span is SPANS[-1]
         self._spans_open = bool(
             (ledger[:, SPANS[0].start] != NEVER).any() or (ledger[:, SPANS[1].start] != NEVER).any()
         )
@@ -337,12 +356,20 @@ class Closer:
         self.forgotten.clear()
         self.cells_folded = self.minutes_closed = self.evicted = self.late_copies = self.too_late_copies = 0
 
-    def _expire(self, minute: int, active: list[int]) -> None:
+    def _expire(self) -> None:
         """Rows unseen for 35 days hold nothing any more."""
+        self._day_over = False
         last = self.table.ledger[:, Field.LAST_SEEN]
-        old = (last != NEVER) & (last < minute - _EXPIRES_MINUTES) & np.isin(self.table.partition, active)
+        old = (last != NEVER) & (last < self._closed()[self.table.partition] - _EXPIRES_MINUTES)
         old &= (self.table.partition != NEVER) & (self.table.ledger[:, Field.STATE] != OPEN)
         self.forget(np.flatnonzero(old))
+
+    def _closed(self) -> Ints:
+        """The last closed minute by partition; the place after the last stands for rows of none."""
+        closed = np.full(max(self.partitions, default=0) + 2, NEVER, dtype=np.int64)
+        for partition, place in self.partitions.items():
+            closed[partition] = place.clock.closed
+        return closed
 
     def evict(self, most: int) -> None:
         """Above `most` rows the least recent small ones go: their facts are told, their rings are added to `(other)`."""
@@ -439,13 +466,14 @@ class Closer:
         )
 
     def _intake(self, rows: Rows, minute: int) -> Ints:
-        """All copies of the last 24 hours, as the partition of each row knows them."""
+        """All copies of the 24 complete hours before this one, as the partition of each row knows them."""
         partitions = self.table.partition[rows]
         known = [(p, row) for p in self.partitions if (row := self.table.row_of.get(f"{INTAKE}:{p}")) is not None]
         totals = np.zeros(max(self.partitions) + 1, dtype=np.int64)
         if known:
             places, intake = (np.array(column, dtype=np.intp) for column in zip(*known, strict=True))
-            totals[places] = self.table.recent(intake, "hour_copies", minute, 24)
+            day, hour = (self.table.recent(intake, "hour_copies", minute, hours) for hours in (25, 1))
+            totals[places] = day - hour
         return totals[partitions]
 
 
@@ -461,14 +489,11 @@ def _joined(parts: list[_Cells]) -> _Cells:
     )
 
 
-def _by_row(cells: _Cells) -> tuple[Rows, Ints]:
-    """Distinct rows and their sums. Float sums are exact below 2^53."""
-    rows, place = np.unique(cells.rows, return_inverse=True)
-    if len(rows) == len(cells.rows):
-        sums = np.empty_like(cells.counters)
-        sums[:, place] = cells.counters
-        return rows, sums
-    return rows, np.stack([np.bincount(place, column, len(rows)) for column in cells.counters]).astype(np.int64)
+def _sliced(cells: _Cells, width: int) -> dict[int, _Cells]:
+    """Cells, which lie in order, by `order // width`."""
+    keys, starts = np.unique(cells.order // width, return_index=True)
+    bounds = [*starts.tolist(), len(cells.order)]
+    return {key: cells.where(slice(*bounds[at : at + 2])) for at, key in enumerate(keys.tolist())}
 
 
 def _fact(entity: str, span: Span, start: int, part: int, revision: int, counters: list[int]) -> Fact:

@@ -48,7 +48,7 @@ class Columns(msgspec.Struct, frozen=True):
     first_trap: Ints
     """Minute of the first trap hit, -1 for none."""
     intake_24h: Ints
-    """All copies of everyone in the last 24 hours."""
+    """All copies of everyone in the 24 complete hours before this one; 0 where none is complete yet."""
     projected: Bools
     """Rows whose trap hits stand for a volume elsewhere: campaigns."""
     tier: Ints
@@ -107,7 +107,7 @@ def evaluate(columns: Columns, limits: Limits) -> Verdicts:
     seen_tier = _tier_of(np.maximum(rate_low, low[3]), np.maximum(rate, observed), columns.tier)
     trap_tier = _tier_of(np.nan_to_num(trap_low), np.nan_to_num(trap), columns.tier)
     tier = np.maximum(seen_tier, trap_tier)
-    pages_by_share = (seen_tier > 0) & (low[2] > limits.page_share * columns.intake_24h)
+    pages_by_share = (seen_tier > 0) & (columns.intake_24h > 0) & (low[2] > limits.page_share * columns.intake_24h)
     trapped = columns.projected & (columns.traps_24h >= limits.trap_min_hits)
     return Verdicts(
         severity=_severity(limits, tier, trapped, pages_by_share),

@@ -104,14 +104,15 @@ class Field(IntEnum):
 
 
 NOT_YET: Final = -1
+_NO_MINUTE: Final = 1 << 62
 _ABSENT: Final = (
     Field.CLOCK, Field.FIRST_SEEN, Field.LAST_SEEN, Field.FIRST_TRAP, Field.HOUR, Field.DAY, Field.OPENED,
     Field.LAST_SPOKE, Field.LOWER_SINCE, Field.RESOLVED,
 )  # fmt: skip
 
 
-class Span(msgspec.Struct, frozen=True):
-    """A length of fact: its ledger columns, and how long after its end a late cell may still revise it."""
+class Span(msgspec.Struct, frozen=True, eq=False):
+    """A length of fact: its ledger columns, and how long after its end a late cell may still revise it. There are two, told apart by identity."""
 
     name: Literal["hour", "day"]
     minutes: int
@@ -291,24 +292,52 @@ class Table:
 
     # -- volume -----------------------------------------------------------------------------------------------------------
 
-    def fold(self, rows: Rows, sums: Ints, minute: int, part: Ints) -> None:
-        """Adds the cells of a minute that is over: distinct rows, sums of shape (counters, rows), and the part each opens."""
-        self.advance(rows, minute)
+    def fold(self, rows: Rows, minute: Ints, counters: Ints, part_of: Ints) -> Rows:
+        """Adds cells of minutes that are over, all of one hour; returns the distinct rows.
+
+        `rows` and `minute` have shape (cells,), `counters` (counters, cells); `part_of` says by partition which part a fact opens.
+        """
+        distinct, place = np.unique(rows, return_inverse=True)
+        sums = summed(place, counters, len(distinct))
+        through = int(minute.max())
+        self.advance(distinct, through)
+        self._add_minutes(distinct, place, minute, counters)
+        self._add_to_rings(distinct, through, sums, _HELD_GROUPS)
+        self._note_seen(distinct, place, minute, counters)
         ledger = self.ledger
-        new = ledger[rows, Field.FIRST_SEEN] == NOT_YET
-        ledger[rows[new], Field.FIRST_SEEN] = minute
-        trapped = (sums[_INDEX["traps"]] > 0) & (ledger[rows, Field.FIRST_TRAP] == NOT_YET)
-        ledger[rows[trapped], Field.FIRST_TRAP] = minute
-        ledger[rows, Field.LAST_SEEN] = minute
-        self._add_to_rings(rows, minute, sums, _GROUPS)
         for span in SPANS:
-            start = minute // span.minutes
-            opened = ledger[rows, span.start] != start
-            ledger[rows[opened], span.start] = start
-            ledger[rows[opened], span.part] = part[opened]
-            ledger[rows, span.counters] += sums.T
-            ledger[rows, span.dirty] = 1
-        self.dirty[rows] = True
+            start = through // span.minutes
+            opened = distinct[ledger[distinct, span.start] != start]
+            ledger[opened, span.start] = start
+            ledger[opened, span.part] = part_of[self.partition[opened]]
+            ledger[distinct, span.counters] += sums.T
+            ledger[distinct, span.dirty] = 1
+        self.dirty[distinct] = True
+        return distinct
+
+    def _add_minutes(self, distinct: Rows, place: Rows, minute: Ints, counters: Ints) -> None:
+        """To the rings of minutes: a row may have several in the same call."""
+        group = _GROUPS[0]
+        slots, slot = np.unique(place * group.length + minute % group.length, return_inverse=True)
+        sums = summed(slot, counters[list(group.counters)], len(slots))
+        row = distinct[slots // group.length]
+        for number, of_ring in enumerate(sums):
+            places = (row, group.first + number * group.length + slots % group.length)
+            self.rings[places] = np.minimum(self.rings[places] + of_ring, _SATURATED)
+
+    def _note_seen(self, distinct: Rows, place: Rows, minute: Ints, counters: Ints) -> None:
+        ledger = self.ledger
+        first = np.full(len(distinct), _NO_MINUTE)
+        np.minimum.at(first, place, minute)
+        trap = np.full(len(distinct), _NO_MINUTE)
+        trapped = counters[_INDEX["traps"]] > 0
+        np.minimum.at(trap, place[trapped], minute[trapped])
+        for field, seen in ((Field.FIRST_SEEN, first), (Field.FIRST_TRAP, trap)):
+            new = (ledger[distinct, field] == NOT_YET) & (seen != _NO_MINUTE)
+            ledger[distinct[new], field] = seen[new]
+        last = np.full(len(distinct), NOT_YET, dtype=np.int64)
+        np.maximum.at(last, place, minute)
+        ledger[distinct, Field.LAST_SEEN] = np.maximum(ledger[distinct, Field.LAST_SEEN], last)
 
     def fold_late(self, rows: Rows, sums: Ints, minute: int) -> None:
         """Adds late cells to the hours and days their rows still hold; minutes, which rules have judged, stay as they are."""
@@ -405,6 +434,15 @@ class Table:
             self.ledger[place, np.frombuffer(row.ledger_at, "u1")] += np.frombuffer(row.ledger, "<i8")
             if row.known is not None:
                 self.known.setdefault(place, Known()).merge(row.known)
+
+
+def summed(place: Rows, counters: Ints, places: int) -> Ints:
+    """Columns of cells added up by place: shape (counters, places). Float sums are exact below 2^53."""
+    if places == len(place):
+        sums = np.empty_like(counters)
+        sums[:, place] = counters
+        return sums
+    return np.stack([np.bincount(place, column, places) for column in counters]).astype(np.int64)
 
 
 def _sparse(block: NDArray[np.generic], place_type: str, value_type: str) -> Iterator[tuple[bytes, bytes]]:
