@@ -11,7 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, cast
 from unittest.mock import patch
 
 import msgspec
@@ -22,7 +22,7 @@ from streams import count, track
 from streams.clients import make_reader
 from streams.settings import Settings
 from streams.topics import MAIL_EVENTS
-from streams.transaction import Committed, Outgoing, Stage, Worker
+from streams.transaction import Committed, Outcome, Outgoing, Stage, Worker
 from tests.bench.world import INPUTS
 
 What = Literal["consume", "decode", "count", "track"]
@@ -76,56 +76,42 @@ class Stopwatch:
 
 
 class Watched:
-    """A stage that stops its worker when the expected records are committed, and knows what that took."""
+    """A stage that stops its worker when the expected records are committed, and knows what that took. Else it is the stage."""
 
     def __init__(self, stage: Stage, records: int, stop: threading.Event) -> None:
-        self.name, self.topic, self.batch = stage.name, stage.topic, stage.batch
         self.watch = Stopwatch()
         self.commits = 0
         self.published: Counter[str] = Counter()
         self._stage, self._left, self._stop = stage, records, stop
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stage, name)
 
     def restore(self, committed: Mapping[int, Committed]) -> None:
         """Starts the clock when done."""
         self._stage.restore(committed)
         self.watch.start()
 
-    def drop(self, partitions: Iterable[int]) -> None:
-        """As the stage."""
-        self._stage.drop(partitions)
-
     def take(self, messages: Sequence[Message], now_ms: int) -> None:
-        """As the stage; counts."""
+        """Counts."""
         self._stage.take(messages, now_ms)
         self._left -= len(messages)
 
-    def at_end(self, partition: int) -> None:
-        """As the stage."""
-        self._stage.at_end(partition)
-
-    def held_back(self) -> Mapping[int, bool]:
-        """As the stage."""
-        return self._stage.held_back()
-
     def due(self, now_ms: int) -> bool:
-        """As the stage, but at the last record it does not wait for its interval."""
+        """At the last record the interval is not waited for."""
         return self._stage.due(now_ms) or self._left <= 0
 
     def outputs(self) -> Iterable[Outgoing]:
-        """As the stage; counts."""
+        """Counts."""
         for record in self._stage.outputs():
-            self.published[record.topic] += 1
+            self.published[record.topic] += not self._stop.is_set()
             yield record
 
-    def note(self, partition: int) -> str:
-        """As the stage."""
-        return self._stage.note(partition)
-
-    def committed(self, now_ms: int) -> None:
+    def committed(self, outcome: Outcome) -> None:
         """Stops the clock, and the worker at the last record."""
-        self._stage.committed(now_ms)
+        self._stage.committed(outcome)
         if self._stop.is_set():
-            return
+            return  # the worker's last transaction, of nothing
         self.commits += 1
         self.watch.stop()
         if self._left <= 0:
@@ -140,7 +126,7 @@ def run_stage(task: Task, profiler: cProfile.Profile | None) -> Run:
 
     def make_worker(settings: Settings, stage: Stage, **more: Any) -> Worker:
         watched.append(Watched(stage, task.records, stop))
-        return Worker(settings, watched[0], **more)
+        return Worker(settings, cast(Stage, watched[0]), **more)
 
     with patch.object(module, "Worker", make_worker):
         _profiled(profiler, lambda: run(task.settings, stop))

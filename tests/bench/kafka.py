@@ -66,7 +66,8 @@ def publish_rollups(settings: Settings, records: Iterable[tuple[int, bytes]]) ->
 
 
 def _publish(settings: Settings, name: str, records: Iterable[tuple[int, bytes]]) -> int:
-    producer = make_transactional_producer(settings, "bench-source")
+    # One request at a time: with more, a first batch that a new partition was not ready for is lost when the second is taken.
+    producer = make_transactional_producer(settings, "bench-source", max_in_flight_requests_per_connection=1)
     producer.init_transactions(_TIMEOUT_S)
     topic, count = settings.topic(name), 0
     producer.begin_transaction()

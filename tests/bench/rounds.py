@@ -25,7 +25,8 @@ from tests.bench.world import CITY, START_MS, TOWN, World, closing, rollups
 
 Say = Callable[[str], None]
 _ROOT: Final = Path(__file__).parents[2]
-_LIMIT_S: Final = 600
+_LIMIT_S: Final = 300
+_READERS: Final[tuple[What, ...]] = ("consume", "decode", "count")
 EVENT_MINUTES: Final = 20
 """Event time that COUNT's events are spread over."""
 CELL_MINUTES: Final = 60
@@ -56,11 +57,11 @@ def measure(bootstrap_servers: str, events: int, rounds: int, say: Say) -> list[
         _fill(settings, events, say)
         for number in range(rounds + 1):
             say(f"round {number} of {rounds}{' (warm-up)' if not number else ''}: consume, decode, COUNT ...")
-            for what in ("consume", "decode"):
-                measured[what].append(Measured(events, run_child(Task(what, settings, events))))
             starts = rollup_ends(settings)
             forget_group(settings, "count")
-            measured["count"].append(Measured(events, run_child(Task("count", settings, events))))
+            for what in _READERS:
+                measured[what].append(Measured(events, run_child(Task(what, settings, events))))
+                _tell(what, measured[what][-1], say)
         tracked.append(_counted(settings, starts, events))
     for number in range(rounds + 1):
         for work in tracked:
@@ -68,7 +69,13 @@ def measure(bootstrap_servers: str, events: int, rounds: int, say: Say) -> list[
                 f"round {number} of {rounds}{' (warm-up)' if not number else ''}: {work.name}, {work.cells:,} cells ..."
             )
             measured[work.name].append(track(bootstrap_servers, work))
+            _tell(work.name, measured[work.name][-1], say)
     return figures_of({name: runs[1:] for name, runs in measured.items()})
+
+
+def _tell(name: str, done: Measured, say: Say) -> None:
+    run = done.run
+    say(f"  {name}: {done.units / run.wall_s:,.0f}/s, {done.units / run.cpu_s:,.0f} a CPU second; {run.wall_s:.1f} s")
 
 
 def profile(bootstrap_servers: str, events: int, folder: Path, say: Say) -> list[Path]:
@@ -96,7 +103,10 @@ def track(bootstrap_servers: str, work: Cells, profile: str | None = None) -> Me
 def run_child(task: Task) -> Run:
     """The task in a process of its own. Raises `SystemExit` with its words where it fails."""
     command = [sys.executable, "-m", "tests.bench.child", msgspec.json.encode(task).decode()]
-    done = subprocess.run(command, stdout=subprocess.PIPE, cwd=_ROOT, timeout=_LIMIT_S, check=False)
+    try:
+        done = subprocess.run(command, stdout=subprocess.PIPE, cwd=_ROOT, timeout=_LIMIT_S, check=False)
+    except subprocess.TimeoutExpired:
+        raise SystemExit(f"bench: {task.what} has not committed {task.records:,} records in {_LIMIT_S} s") from None
     if done.returncode:
         raise SystemExit(f"bench: the process that ran {task.what} ended with exit status {done.returncode}")
     return msgspec.json.decode(done.stdout, type=Run)
