@@ -262,30 +262,33 @@ class Table:
 
     # -- time -------------------------------------------------------------------------------------------------------------
 
-    def advance(self, rows: Rows, minute: int) -> None:
-        """Moves rows on to a minute: what has left a ring becomes zero. Rows already there or further stay."""
+    def advance(self, rows: Rows, minute: int | Ints) -> None:
+        """Moves rows on to a minute, or each to its own: what has left a ring becomes zero. Rows already there or further stay."""
         old = self.ledger[rows, Field.CLOCK]
-        behind = old < minute
-        rows, old = rows[behind], old[behind]
+        new = np.broadcast_to(np.asarray(minute), old.shape)
+        behind = old < new
+        rows, old, new = rows[behind], old[behind], new[behind]
         if not len(rows):
             return
         for group in _GROUPS:
-            gap = minute // group.minutes - old // group.minutes
+            interval = new // group.minutes
+            gap = interval - old // group.minutes
             if gap.any():
-                self._rotate(rows, gap, minute, group)
-        self.ledger[rows, Field.CLOCK] = minute
+                self._rotate(rows, gap, interval, group)
+        self.ledger[rows, Field.CLOCK] = new
         self.dirty[rows] = True
 
-    def _rotate(self, rows: Rows, gap: Ints, minute: int, group: Rings) -> None:
-        one = rows[gap == 1]
-        if len(one):
-            self.rings[one[:, np.newaxis], group.columns(minute)] = 0
+    def _rotate(self, rows: Rows, gap: Ints, interval: Ints, group: Rings) -> None:
+        one = gap == 1
+        if one.any():
+            firsts = group.first + group.length * np.arange(len(group.names))
+            self.rings[rows[one, np.newaxis], firsts + interval[one, np.newaxis] % group.length] = 0
         over = rows[gap >= group.length]
         if len(over):
             self.rings[over, group.first : group.last] = 0
         some = (gap > 1) & (gap < group.length)
         if some.any():
-            age = (minute // group.minutes - np.arange(group.length)) % group.length
+            age = (interval[some, np.newaxis] - np.arange(group.length)) % group.length
             block = self.rings[rows[some], group.first : group.last].reshape(-1, len(group.names), group.length)
             block *= (age >= gap[some, np.newaxis])[:, np.newaxis, :]
             self.rings[rows[some], group.first : group.last] = block.reshape(len(block), -1)
@@ -299,11 +302,13 @@ class Table:
         """
         distinct, place = np.unique(rows, return_inverse=True)
         sums = summed(place, counters, len(distinct))
+        last = np.full(len(distinct), NOT_YET, dtype=np.int64)
+        np.maximum.at(last, place, minute)
         through = int(minute.max())
-        self.advance(distinct, through)
+        self.advance(distinct, last)  # no further: what is folded with a row must not age its minutes
         self._add_minutes(distinct, place, minute, counters)
         self._add_to_rings(distinct, through, sums, _HELD_GROUPS)
-        self._note_seen(distinct, place, minute, counters)
+        self._note_seen(distinct, place, minute, last, counters)
         ledger = self.ledger
         for span in SPANS:
             start = through // span.minutes
@@ -325,7 +330,7 @@ class Table:
             places = (row, group.first + number * group.length + slots % group.length)
             self.rings[places] = np.minimum(self.rings[places] + of_ring, _SATURATED)
 
-    def _note_seen(self, distinct: Rows, place: Rows, minute: Ints, counters: Ints) -> None:
+    def _note_seen(self, distinct: Rows, place: Rows, minute: Ints, last: Ints, counters: Ints) -> None:
         ledger = self.ledger
         first = np.full(len(distinct), _NO_MINUTE)
         np.minimum.at(first, place, minute)
@@ -335,8 +340,6 @@ class Table:
         for field, seen in ((Field.FIRST_SEEN, first), (Field.FIRST_TRAP, trap)):
             new = (ledger[distinct, field] == NOT_YET) & (seen != _NO_MINUTE)
             ledger[distinct[new], field] = seen[new]
-        last = np.full(len(distinct), NOT_YET, dtype=np.int64)
-        np.maximum.at(last, place, minute)
         ledger[distinct, Field.LAST_SEEN] = np.maximum(ledger[distinct, Field.LAST_SEEN], last)
 
     def fold_late(self, rows: Rows, sums: Ints, minute: int) -> None:

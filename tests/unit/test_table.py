@@ -284,3 +284,19 @@ def test_the_highest_rank_of_a_register_is_kept() -> None:
         known.merge(Detail("campaign:x", (), (), np.array([7 << 6 | rank], "<u2").tobytes()))
     assert known.registers == {7: 9}
     assert known.snapshot("campaign:x").registers == np.array([7 << 6 | 9], "<u2").tobytes()
+
+
+def test_rows_folded_together_move_on_each_to_its_own_last_minute() -> None:
+    # a  [30 ---- hour ---- 65)      b is folded with it up to minute 119, but a stands at 65: its minute 30 is still recent
+    # b                     [119)
+    table = Table()
+    rows = table.rows_for(["ip:a", "ip:b"], 3)
+    fold(table, rows[:1], START + 30, 4)
+    counters = np.concatenate((sums(1), sums(2), sums(8)), axis=1)
+    minutes = np.array([START + 60, START + 65, START + 119])
+    table.fold(np.array([rows[0], rows[0], rows[1]]), minutes, counters, np.zeros(32, dtype=np.int64))
+    assert table.ledger[rows, Field.CLOCK].tolist() == [START + 65, START + 119]
+    assert table.recent(rows[:1], "minute_copies", START + 66, 60).tolist() == [7]
+    assert table.window(rows[:1], "minute_copies", START + 65, 60).tolist() == [7]
+    assert table.recent(rows, "hour_copies", START + 119, 1).tolist() == [3, 8]
+    assert table.recent(rows, "day_copies", START + 119, 1).tolist() == [7, 8]
