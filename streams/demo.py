@@ -35,7 +35,7 @@ from streams.topics import CAMPAIGN_ALERTS, INCIDENTS, MAIL_VOLUME, SENDER_ALERT
 from streams.up import KAFKA_SCRIPT, Say, Supervisor, apply_topics, ensure_broker, stages
 from streams.verdict import Story, Truth, comparison, judge, with_entities
 
-SEED: Final = 1
+RING: Final = ("scenario", "ring", "--seed", "1")
 LIMIT_S: Final = 160.0
 """From the first event on. It ends by itself within three minutes, whatever happens."""
 TELL_S: Final = 5.0
@@ -100,7 +100,7 @@ class Feeder:
     def _run(self) -> None:
         for command in self._commands:
             if self._stopped.is_set() or self.status:
-                break
+                return
             self._process = subprocess.Popen(
                 command,
                 env=self._environ,
@@ -115,6 +115,7 @@ class Feeder:
                 for line in lines:
                     self.said = line.strip() or self.said
             self.status = self._process.wait()
+        self.said = "everything is published"
         self.done = True
 
 
@@ -143,6 +144,16 @@ class Watch:
             self.story.alerts += [alert for alert, _ in self._listener.new(by_topic.get(name, ()))]
 
 
+def _how_far(watch: Watch, truth: Truth | None) -> str:
+    at_ms = watch.board.time_ms
+    if not at_ms:
+        return "no minute is judged yet"
+    if truth is None:
+        return f"judged up to {moment(at_ms)}"
+    share = (at_ms - truth.start_ms) / (truth.end_ms - truth.start_ms)
+    return f"judged up to {moment(at_ms)} ({min(share, 1):.0%})"
+
+
 class Screen:
     """Progress: a live table on a terminal, otherwise lines."""
 
@@ -163,15 +174,14 @@ class Screen:
         if self._live is not None:
             self._live.__exit__(None, None, None)
 
-    def show(self, watch: Watch, said: str) -> None:
+    def show(self, watch: Watch, truth: Truth | None, said: str) -> None:
         """Tells how far it is, when it is time to."""
         now = time.monotonic()
         if now - self._told < (0.5 if self._live else TELL_S):
             return
         self._told = now
-        at = moment(watch.board.time_ms) if watch.board.time_ms else "nothing yet"
         line = (
-            f"demo: {now - self._began:3.0f} s  judged up to {at}; {watch.ledger.facts:,} facts, "
+            f"demo: {now - self._began:3.0f} s  {_how_far(watch, truth)}; {watch.ledger.facts:,} facts, "
             f"{len(watch.story.alerts):,} alerts; {said}"
         )
         page = top.page(watch.board, KINDS, _FEW)
@@ -197,9 +207,8 @@ def run(
     apply_topics(own, say)
     with TemporaryDirectory(prefix="spamtide-demo-") as folder:
         truth_file = Path(folder) / "truth.json"
-        ring = ["scenario", "ring", "--seed", str(SEED), "--truth", str(truth_file)]
         own_environ = environ_of(own, environ)
-        feeder = Feeder([ring, ["postfix", str(log)]], own_environ)
+        feeder = Feeder([[*RING, "--truth", str(truth_file)], ["postfix", str(log)]], own_environ)
         said: deque[str] = deque(maxlen=40)
         supervisor = Supervisor(stages(own_environ), said.append)
         try:
@@ -236,20 +245,21 @@ def _follow(
             if supervisor.ended:
                 raise SystemFault(f"a stage cannot go on (exit status {supervisor.status}); its last lines are above")
             if feeder.status:
-                raise SystemFault(f"the source failed (exit status {feeder.status}): {feeder.said}")
+                raise SystemFault(f"a source failed (exit status {feeder.status}): {feeder.said}")
             messages = tail.poll(0.3)
             watch.take(messages)
-            screen.show(watch, feeder.said)
-            now = time.monotonic()
-            if truth is None and feeder.done:
+            if truth is None and truth_files[0].is_file():  # it is written before the first event, whole or not at all
                 truth = with_entities(*truth_files)
-            if truth is not None and (now - began > LIMIT_S or (not messages and now - checked > 1)):
+            screen.show(watch, truth, feeder.said)
+            now = time.monotonic()
+            is_over = now - began > LIMIT_S
+            if is_over and not (truth and feeder.done):
+                raise SystemFault(f"the events were not all published within {LIMIT_S:.0f} s: {feeder.said}")
+            if truth and (is_over or (feeder.done and not messages and now - checked > 1)):
                 checked = now
                 watch.story.sums = watch.ledger.sums()
-                if now - began > LIMIT_S or all(check.holds for check in judge(truth, watch.story)):
+                if is_over or all(check.holds for check in judge(truth, watch.story)):
                     return truth
-            elif now - began > LIMIT_S:
-                raise SystemFault(f"the events were not all published within {LIMIT_S:.0f} s: {feeder.said}")
     return None
 
 
