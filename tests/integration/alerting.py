@@ -1,4 +1,4 @@
-"""What the tests of ALERT share: signals, a transaction that publishes them, and the stage as a process of its own."""
+"""What the tests of ALERT share: a transaction that publishes signals, and the stage as a process of its own."""
 
 import json
 import os
@@ -11,18 +11,15 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import msgspec
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, Message, TopicPartition
 
 from streams.clients import make_admin, make_reader, make_transactional_producer
-from streams.incident import Change, Count, Estimate, Evidence, Kind, RuleHit, Severity, Signal, Volume, incident_id
+from streams.incident import Signal
 from streams.settings import Settings
 from streams.topics import BY_NAME, VOLUME_SIGNALS, partition_of
 
-START_MS = 1_780_000_020_000
-MINUTE_MS = 60_000
 _PROGRAM = """
 import os, sys
 from producers.errors import SystemFault
@@ -35,39 +32,6 @@ except SystemFault as fault:
     print(fault, file=sys.stderr)
     sys.exit(fault.exit_status)
 """
-
-
-def estimate(copies: int, window_ms: int = 3_600_000) -> Estimate:
-    return Estimate(copies, copies * 9 // 10, copies * 11 // 10, copies // 1000, window_ms, "test")
-
-
-def a_signal(
-    entity: str, seq: int = 1, change: Change = "opened", severity: Severity = "critical", **other: Any
-) -> Signal:
-    """One step of the incident of `entity`: `seq` minutes after it opened."""
-    values: dict[str, Any] = {
-        "incident": incident_id(entity, START_MS // MINUTE_MS),
-        "seq": seq,
-        "change": change,
-        "state": "resolved" if change == "resolved" else "open",
-        "kind": kind_of(entity),
-        "entity": entity,
-        "severity": severity,
-        "peak_severity": severity,
-        "time_ms": START_MS + seq * MINUTE_MS,
-        "opened_ms": START_MS,
-        "first_seen_ms": START_MS - 60 * MINUTE_MS,
-        "tier": 100_000_000,
-        "rules": (RuleHit("tier", "warning", "fast", 1_000_000), RuleHit("trap", "critical", "much", 100_000_000)),
-        "volume": Volume(900, 800, 45_000, 4_500, 3, 0, estimate(45_000), estimate(1_400_000), estimate(321_000_000)),
-        "evidence": Evidence((Count("url:pills.example", 700),), (Count("CN", 500), Count("BR", 200)), 1_204),
-    }
-    return Signal(**(values | other))
-
-
-def kind_of(entity: str) -> Kind:
-    kind: Kind = msgspec.convert(entity.partition(":")[0], Kind)
-    return kind
 
 
 def publish(settings: Settings, sent: Sequence[Signal | bytes], *, commit: bool = True, entity: str = "") -> None:

@@ -12,7 +12,6 @@ from streams.render import alert_of
 from streams.settings import Settings
 from streams.topics import CAMPAIGN_ALERTS, INCIDENTS, SENDER_ALERTS, partition_of
 from tests.integration.alerting import (
-    a_signal,
     committed,
     due,
     publish,
@@ -21,6 +20,7 @@ from tests.integration.alerting import (
     wait_until,
     wait_until_all_is_handled,
 )
+from tests.signals import a_signal
 
 pytestmark = pytest.mark.kafka
 

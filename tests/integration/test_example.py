@@ -12,7 +12,7 @@ from streams.clients import librdkafka_config
 from streams.render import alert_of
 from streams.settings import Settings
 from streams.topics import CAMPAIGN_ALERTS, partition_of
-from tests.integration.alerting import a_signal
+from tests.signals import a_signal
 
 PROGRAM = Path(__file__).parents[2] / "deploy/examples/subscribe.py"
 
