@@ -1,5 +1,6 @@
 """The bench's own topics on the test broker, filled and emptied."""
 
+import time
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from streams.topics import BY_NAME, MAIL_EVENTS, MAIL_ROLLUPS
 from tests.bench.world import INPUTS, World
 
 _TIMEOUT_S: Final = 30.0
+_POLL_S: Final = 0.1
 _TRANSACTION: Final = 20_000
 """Records a transaction: well within its time-out on a slow machine."""
 
@@ -92,13 +94,21 @@ def _produce(producer: Producer, topic: str, partition: int, value: bytes) -> No
 
 
 def forget_group(settings: Settings, stage: str) -> None:
-    """Lets the next worker of a stage begin at the oldest record."""
+    """Lets the next worker of a stage begin at the oldest record; waits until the last one has left."""
     admin, group = make_admin(settings), settings.topic_prefix + stage
-    try:
-        admin.delete_consumer_groups([group])[group].result(_TIMEOUT_S)
-    except KafkaException as error:
-        if error.args[0].code() != KafkaError.GROUP_ID_NOT_FOUND:
-            raise
+    until_s = time.monotonic() + _TIMEOUT_S
+    while True:
+        try:
+            admin.delete_consumer_groups([group])[group].result(_TIMEOUT_S)
+        except KafkaException as error:
+            code = error.args[0].code()
+            if code == KafkaError.GROUP_ID_NOT_FOUND:
+                return
+            if code != KafkaError.NON_EMPTY_GROUP or time.monotonic() > until_s:
+                raise
+            time.sleep(_POLL_S)
+        else:
+            return
 
 
 def rollup_ends(settings: Settings) -> dict[int, int]:
