@@ -21,7 +21,7 @@ from tests import oracle
 from tests.builders import FORGED, HOUR_MS, LOG, MINUTE_MS, NOON_MS, encoded, mail, trap_hit
 from tests.world import Tracking, cells_in, counted, story_of, totals_of
 
-few = settings(max_examples=6, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+few = settings(max_examples=5, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 some = settings(few, max_examples=40)
 many = settings(few, max_examples=100)
 
@@ -269,15 +269,15 @@ def test_a_life_is_told_without_gaps(minutes: list[tuple[int, int, int]], quiet_
 # -- replay ---------------------------------------------------------------------------------------------------------------
 
 
-def hours_of_mail(seed: int) -> list[MailEvent]:
-    """Two and a half hours, with floods that begin and end, and stragglers of up to two hours."""
+def hours_of_mail(seed: int, stragglers: float = 0.1) -> list[MailEvent]:
+    """Up to 100 minutes, with floods that begin and end, and a share of stragglers of up to two hours."""
     rng = Random(seed)
     found: list[MailEvent] = []
-    floods = [(rng.randrange(150), rng.randrange(5, 60), rng.randrange(1, 400)) for _ in range(4)]
+    floods = [(rng.randrange(100), rng.randrange(5, 60), rng.randrange(1, 400)) for _ in range(4)]
     for index in range(rng.randrange(100, 400)):
-        minute = index * 150 // 400
+        minute = index * 100 // 400
         time_ms = NOON_MS + minute * MINUTE_MS + rng.randrange(MINUTE_MS)
-        if rng.random() < 0.1:
+        if rng.random() < stragglers:
             time_ms -= rng.randrange(2 * HOUR_MS)
         for number, (start, length, copies) in enumerate(floods):
             if start <= minute < start + length and rng.random() < 0.3:
@@ -311,17 +311,20 @@ def test_replay_equals_life_and_the_oracle(seed: int, inputs: int, crash: float,
 
 @few
 @given(st.integers(0, 10_000), st.integers(1, 3))
-def test_how_the_input_was_read_changes_no_incident(seed: int, inputs: int) -> None:
+def test_how_the_input_was_read_changes_no_fact_and_without_stragglers_no_incident(seed: int, inputs: int) -> None:
+    # a straggler is never judged itself, but counts in its hour and day from the flush that brings it
     rng = Random(seed)
+    stragglers = 0.1 * (seed % 2)
     logs: dict[int, list[MailEvent]] = {partition: [] for partition in range(inputs)}
-    for event in hours_of_mail(seed):
+    for event in hours_of_mail(seed, stragglers):
         logs[rng.randrange(inputs)].append(event)
     one, other = (
         Tracking(counted(logs, Random(seed + more), most), inputs).run(Random(seed))
         for more, most in ((1, 20), (2, 300))
     )
     assert totals_of(one.facts) == totals_of(other.facts)
-    assert story_of(one.signals) == story_of(other.signals)
+    if not stragglers:
+        assert story_of(one.signals) == story_of(other.signals)
 
 
 @pytest.mark.parametrize("seed", range(2))

@@ -24,7 +24,7 @@ def oracle_totals(events: Sequence[MailEvent]) -> Totals:
     return {key: tuple(counters[name] for name in COUNTERS) for key, counters in facts.items()}
 
 
-def day_of_mail(seed: int, events: int = 800, span_ms: int = 3 * HOUR_MS, names: int = 30) -> list[MailEvent]:
+def day_of_mail(seed: int, events: int = 600, span_ms: int = 2 * HOUR_MS, names: int = 30) -> list[MailEvent]:
     """Honest and unwanted mail of some senders, and a ring that traps catch for a few hours; about in order of time."""
     rng = Random(seed)
     found = []
@@ -205,7 +205,7 @@ def test_a_rollup_that_skips_or_repeats_offsets_stops_the_count() -> None:
 # -- crashes --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_replay_after_crashes_equals_life(seed: int) -> None:
     inputs = 1 + seed % 3
     events = day_of_mail(seed)
