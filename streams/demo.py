@@ -38,6 +38,7 @@ from streams.verdict import Story, Truth, comparison, judge, with_entities
 RING: Final = ("scenario", "ring", "--seed", "1")
 LIMIT_S: Final = 160.0
 """From the first event on. It ends by itself within three minutes, whatever happens."""
+HOUR_MS: Final = 3_600_000
 TELL_S: Final = 5.0
 """Between two lines of progress, where the output is no terminal; a table comes with every sixth."""
 INTERRUPTED: Final = 130
@@ -239,7 +240,8 @@ def _follow(
 ) -> Truth | None:
     """Reads what comes out until it is the truth, or the time is over; None where `stop` was set."""
     truth: Truth | None = None
-    checked = began = time.monotonic()
+    began = time.monotonic()
+    is_judged = False
     with Tail(settings, TOPICS_READ) as tail, Screen(say) as screen:
         while not stop.is_set():
             if supervisor.ended:
@@ -251,12 +253,13 @@ def _follow(
             if truth is None and truth_files[0].is_file():  # it is written before the first event, whole or not at all
                 truth = with_entities(*truth_files)
             screen.show(watch, truth, feeder.said)
-            now = time.monotonic()
-            is_over = now - began > LIMIT_S
+            is_over = time.monotonic() - began > LIMIT_S
             if is_over and not (truth and feeder.done):
                 raise SystemFault(f"the events were not all published within {LIMIT_S:.0f} s: {feeder.said}")
-            if truth and (is_over or (feeder.done and not messages and now - checked > 1)):
-                checked = now
+            is_judged = is_judged and not messages
+            may_be_all = truth and feeder.done and watch.board.time_ms >= truth.end_ms - HOUR_MS
+            if truth and (is_over or (may_be_all and not messages and not is_judged)):
+                is_judged = True
                 watch.story.sums = watch.ledger.sums()
                 if is_over or all(check.holds for check in judge(truth, watch.story)):
                     return truth
