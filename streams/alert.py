@@ -12,63 +12,40 @@ import asyncio
 import contextlib
 import logging
 import signal as signals
+from collections.abc import AsyncIterator
 from typing import Any, Final, cast
 
 import faust
-import msgspec
 from aiokafka.errors import KafkaError
 from confluent_kafka import KafkaException
-from faust.types import EventT, FutureMessage
 from faust.web import Request, Response, View
 from faust.web.drivers.aiohttp import Web
 
-from producers.errors import AuditFailure, SystemFault, Unavailable
+from producers.errors import SystemFault, Unavailable
 from streams import alert_web
-from streams.alert_kafka import HandledConsumer, Transport, broker_urls, settings_of
+from streams.alert_kafka import Transport, broker_urls
+from streams.alert_publish import OpenIncidents, Publisher, Sent
 from streams.clients import TIMEOUT_MS, make_admin
-from streams.incident import Alert, Signal
 from streams.metrics import CONTENT_TYPE, Metrics
-from streams.render import alert_of
 from streams.settings import Settings
 from streams.topics import (
     ALERT_OPEN_CHANGELOG,
     BY_NAME,
     CAMPAIGN_ALERTS,
-    ENTITY_PARTITIONS,
     INCIDENTS,
     SENDER_ALERTS,
     VOLUME_SIGNALS,
-    partition_of,
 )
 
 APP: Final = "alert"
 COMMIT_S: Final = 1.0
 """Signals published again after a crash: at most those of this long."""
+MAX_UNCONFIRMED: Final = 256
+"""Signals on their way at a time: one by one would cost a round trip each."""
 STOP_S: Final = 8.0
 """A worker that was told to stop and has not by then leaves at once: nothing is lost by that."""
-_DECODER: Final = msgspec.json.Decoder(Signal)
-_ENCODER: Final = msgspec.json.Encoder()
-_ROWS: Final = msgspec.json.Decoder(Alert)
 
 log = logging.getLogger(__name__)
-
-
-class OpenIncidents(faust.Table):  # type: ignore[type-arg]
-    """The last alert of each incident that is not resolved, by incident id. `sent` is the changelog record of the last change."""
-
-    sent: FutureMessage
-
-    def _changelog_topic_name(self) -> str:
-        return settings_of(self.app).topic(ALERT_OPEN_CHANGELOG)
-
-    def send_changelog(self, *args: Any, **kwargs: Any) -> FutureMessage:
-        """Faust would only log that a change of the table was not written; `Publisher` waits for it."""
-        self.sent = super().send_changelog(*args, **kwargs)
-        return self.sent
-
-    def alerts(self) -> list[Alert]:
-        """All rows."""
-        return [_ROWS.decode(row) for row in self.values()]
 
 
 class OwnPages(Web):
@@ -86,6 +63,7 @@ class AlertApp(faust.App):
         self.fault: SystemFault | None = None
         self.ended = asyncio.Event()
         self.ready = False
+        self.sent: asyncio.Queue[Sent] = asyncio.Queue(MAX_UNCONFIRMED)
         super().__init__(settings.topic(APP), **options)
 
     def _new_transport(self) -> Transport:
@@ -129,21 +107,32 @@ def make_app(settings: Settings) -> AlertApp:
         web_tables_enabled=False,
     )
     app.web = OwnPages(app)
-    publisher = Publisher(app)
+    publisher = Publisher(app, settings, app.metrics)
 
     async def alerts(stream: faust.StreamT[bytes]) -> None:
         async for event in cast("faust.Stream[bytes]", stream).noack().events():
-            await _handle(app, publisher, event)
+            async with _faults_end(app):
+                await app.sent.put(await publisher.send(event))
+                event.ack()
+
+    async def confirm() -> None:
+        while True:
+            async with _faults_end(app):
+                await publisher.confirm(await app.sent.get())
+                app.sent.task_done()
 
     app.agent(publisher.topic(VOLUME_SIGNALS), name="alerts", concurrency=1)(alerts)
+    app.task(confirm)
     _add_pages(app, publisher.open)
     return app
 
 
-async def _handle(app: AlertApp, publisher: "Publisher", event: EventT[bytes]) -> None:
-    """One signal to its end. A fault stops the worker, and nothing after this signal is handled or committed."""
+@contextlib.asynccontextmanager
+async def _faults_end(app: AlertApp) -> AsyncIterator[None]:
+    """Whatever goes wrong inside ends the worker, and what would have come after it never happens."""
     try:
-        await publisher.publish(event)
+        yield
+        return
     except SystemFault as fault:
         app.fail(fault)
     except KafkaError as error:
@@ -151,87 +140,9 @@ async def _handle(app: AlertApp, publisher: "Publisher", event: EventT[bytes]) -
     except Exception as error:
         log.exception("ALERT stops on an unexpected error")
         app.fail(
-            SystemFault(
-                f"ALERT met an error of its own ({type(error).__name__}), see the log; the signal is not committed"
-            )
+            SystemFault(f"an error of ALERT's own ({type(error).__name__}), see the log; its signal is not committed")
         )
-    else:
-        consumer = app.consumer
-        assert isinstance(consumer, HandledConsumer)
-        consumer.handled(event.message)
-        event.ack()
-        return
     await app.wait_until_stopped()
-
-
-class Publisher:
-    """Makes an alert of a signal, publishes it and keeps the table."""
-
-    def __init__(self, app: AlertApp) -> None:
-        self._app = app
-        self._settings = app.settings
-        self._topics = {name: self.topic(name) for name in (CAMPAIGN_ALERTS, SENDER_ALERTS, INCIDENTS)}
-        self.open = OpenIncidents(
-            app,
-            name="open",
-            key_type=bytes,
-            value_type=bytes,
-            partitions=ENTITY_PARTITIONS,
-        )
-        app.tables.add(self.open)
-
-    def topic(self, name: str) -> faust.TopicT:
-        """A topic of bytes: contracts are decoded by msgspec, not by Faust."""
-        return self._app.topic(
-            self._settings.topic(name),
-            key_type=bytes,
-            value_type=bytes,
-            key_serializer="raw",
-            value_serializer="raw",
-            partitions=BY_NAME[name].partitions,
-        )
-
-    async def publish(self, event: EventT[bytes]) -> None:
-        """Returns when the broker has confirmed every record. Raises `AuditFailure`, `KafkaError`."""
-        signal = _decoded(event)
-        alert = alert_of(signal, self._settings.runbook_url, self._settings.dashboard_url)
-        value = _ENCODER.encode(alert)
-        sends = [await self._send(INCIDENTS, alert.id, value)]
-        if signal.change != "volume":
-            name = CAMPAIGN_ALERTS if signal.kind == "campaign" else SENDER_ALERTS
-            sends.append(await self._send(name, alert.entity, value))
-        if self._keep(alert, value):
-            sends.append(self.open.sent)
-        await asyncio.gather(*sends)
-        self._app.metrics.add("alert_signals_total", change=signal.change)
-        if signal.change != "volume":
-            self._app.metrics.add("alert_alerts_total", severity=signal.severity)
-
-    async def _send(self, name: str, key: str, value: bytes) -> Any:
-        partition = partition_of(key, BY_NAME[name].partitions)
-        return await self._topics[name].send(key=key.encode(), value=value, partition=partition)
-
-    def _keep(self, alert: Alert, value: bytes) -> bool:
-        """Brings the table up to date; whether that wrote to its changelog."""
-        key = alert.id.encode()
-        if alert.state == "open":
-            self.open[key] = value
-            return True
-        if key in self.open:
-            del self.open[key]
-            return True
-        return False
-
-
-def _decoded(event: EventT[bytes]) -> Signal:
-    message = event.message
-    try:
-        return _DECODER.decode(event.value)
-    except (msgspec.DecodeError, UnicodeDecodeError, TypeError) as error:
-        raise AuditFailure(
-            f"{message.topic} {message.partition} offset {message.offset} is no signal ({type(error).__name__}): "
-            "ALERT and TRACK must be of one version; see the record, then upgrade ALERT"
-        ) from None
 
 
 def _add_pages(app: AlertApp, table: OpenIncidents) -> None:
@@ -277,6 +188,8 @@ async def _serve(settings: Settings) -> None:
     reason = reason or app.crash_reason
     for task in (starting, crashed, ended):
         task.cancel()
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(app.sent.join(), COMMIT_S)  # what is on its way may still be committed
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(app.stop(), STOP_S)
     if app.fault is not None:

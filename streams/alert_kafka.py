@@ -3,14 +3,16 @@
 Faust asks for `read_uncommitted` unless it runs exactly-once, and its book of acknowledged offsets was made for topics without
 transactions: markers and aborted records leave gaps that can hold a partition's commit back for ever (a gap of two or more after
 offset 0), and an event dropped or failed on its way is acknowledged like one that was handled. Here the committed offset of a partition
-is the one after the last signal whose alerts the broker has confirmed: signals of a partition are handled one by one, in order.
+is the one after the last signal whose alerts the broker has confirmed: signals of a partition are handled in order.
 """
 
+import asyncio
 from collections.abc import Iterable, Iterator
 from typing import Any, Final, cast
 
 import aiokafka
 from aiokafka.errors import KafkaError
+from faust.transport.consumer import RecordMap
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, Message
 from mode import Service
@@ -21,6 +23,8 @@ from streams.settings import Settings
 
 REQUEST_TIMEOUT_MS: Final = 3 * TIMEOUT_MS
 _FETCH_WAIT_MS: Final = 500
+_IDLE_S: Final = 0.1
+_CHECK_S: Final = 1.0
 
 
 def reach(settings: Settings) -> dict[str, Any]:
@@ -52,6 +56,23 @@ class ReadCommittedThread(driver.AIOKafkaConsumerThread):
             fetch_max_wait_ms=_FETCH_WAIT_MS,
             max_poll_records=self.app.conf.broker_max_poll_records,
         )
+
+    async def _fetch_records(
+        self,
+        consumer: aiokafka.AIOKafkaConsumer,
+        active_partitions: set[TP] | None,
+        timeout: float | None = None,
+        max_records: int | None = None,
+    ) -> RecordMap:
+        """Fetches of the partitions that were active when it was asked.
+
+        Faust changes its set of active partitions while a fetch waits, and aiokafka takes an empty set for all: between the end of a
+        restore and the start of the stream, signals would be fetched and thrown away, for good where nothing is committed yet.
+        """
+        if not active_partitions:
+            await asyncio.sleep(_IDLE_S)
+            return {}
+        return await super()._fetch_records(consumer, set(active_partitions), timeout, max_records)
 
     def check_membership(self) -> None:
         """Whether this worker is still the member of the group that it was. Raises `Fenced`, `KafkaError`.
@@ -91,8 +112,10 @@ class HandledConsumer(driver.Consumer):
 
     @Service.task
     async def _watch(self) -> None:
-        while not self.should_stop:
-            await self.sleep(1.0)
+        while True:
+            await self.sleep(_CHECK_S)
+            if self.should_stop or self.app.should_stop:
+                return  # a client that is closing forgets its member id
             try:
                 self._thread.check_membership()
             except (SystemFault, KafkaError) as error:

@@ -98,6 +98,9 @@ def make_transactional_producer(settings: Settings, transactional_id: str, **mor
         | {
             "transactional.id": settings.topic_prefix + transactional_id,
             "transaction.timeout.ms": TIMEOUT_MS,
+            # With more in flight, a first batch that a fresh partition refuses ("not leader yet") is overtaken by the next, whose
+            # sequence number the broker accepts as the first; the retry then passes for a duplicate and its records are lost.
+            "max.in.flight.requests.per.connection": 1,
             "linger.ms": 5,
             "compression.type": "zstd",
             "compression.level": 1,

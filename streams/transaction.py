@@ -23,7 +23,12 @@ log = logging.getLogger(__name__)
 
 _TIMEOUT_S: Final = 10.0
 _POLL_S: Final = 0.1
-_FENCED: Final = (KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH, KafkaError.PRODUCER_FENCED)
+_FENCED: Final = (
+    KafkaError._FENCED,
+    KafkaError.INVALID_PRODUCER_EPOCH,
+    KafkaError.PRODUCER_FENCED,
+    KafkaError.FENCED_INSTANCE_ID,
+)
 
 
 class Outgoing(NamedTuple):
@@ -111,7 +116,7 @@ class Worker:
         self._generation: Any = None
         self._producer: Producer = make_transactional_producer(settings, self._identity)
         self._consumer: Consumer = make_group_consumer(
-            settings, stage.name, enable_partition_eof=True, **consumer_settings
+            settings, stage.name, group_instance_id=self._identity, enable_partition_eof=True, **consumer_settings
         )
 
     def run(self, stop: threading.Event) -> None:
@@ -184,8 +189,8 @@ class Worker:
             )
         if code in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION):
             raise Unavailable(f"{self._identity}: topic {self._topic} is missing; run `spamtide topics apply`")
-        if error.fatal():
-            raise self._fault(KafkaException(error))
+        if error.code() == KafkaError._FATAL or error.fatal():  # a consumer has one fatal fault: its place was taken
+            raise self._fenced()
         log.warning("%s: %s", self._identity, error.str())
 
     def _hold_back(self) -> None:
@@ -323,14 +328,17 @@ class Worker:
         self._paused.clear()
         self._aborted = True
 
+    def _fenced(self) -> Fenced:
+        return Fenced(
+            f"{self._identity}: another worker runs with the same slot and has taken over; "
+            "give each worker of a stage its own SPAMTIDE_SLOT"
+        )
+
     def _fault(self, error: KafkaException) -> SystemFault:
         reason: KafkaError = error.args[0]
         what = f"{self._identity}: {reason.str()}"
         if reason.code() in _FENCED:
-            return Fenced(
-                f"{self._identity}: another worker runs with the same slot and has taken over; "
-                "give each worker of a stage its own SPAMTIDE_SLOT"
-            )
+            return self._fenced()
         if reason.code() in (KafkaError._TIMED_OUT, KafkaError._TIMED_OUT_QUEUE, KafkaError.REQUEST_TIMED_OUT):
             return UnknownOutcome(
                 f"{what}; the outcome of the last transaction is not known: restart this worker to finish it"
