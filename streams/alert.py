@@ -194,6 +194,11 @@ async def _serve(settings: Settings) -> None:
         await asyncio.wait_for(app.stop(), STOP_S)
     if app.fault is not None:
         raise app.fault
+    if isinstance(reason, OSError):
+        where = f"{settings.metrics_address}:{settings.alert_port}"
+        raise Unavailable(
+            f"cannot serve on {where} ({reason.strerror}): set SPAMTIDE_ALERT_PORT to a free port"
+        ) from None
     if reason is not None:
         raise SystemFault(
             f"ALERT's Kafka worker crashed ({type(reason).__name__}: {reason}); a restart goes on where it stopped"

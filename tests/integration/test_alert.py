@@ -148,9 +148,9 @@ def test_the_web_server_shows_metrics_and_incidents_and_escapes_what_came_from_m
         (b'{"v":1,"incident":"mallory"}', "", 6, "is no signal (ValidationError)"),
         (
             a_signal("campaign:url:c.example", 2),
-            "real = alert.alert_of\nalert.alert_of = lambda signal, *urls: real(signal, *urls) if signal.seq != 2 else 1 / 0",
+            "from streams import alert_publish\nreal = alert_publish.alert_of\nalert_publish.alert_of = lambda signal, *urls: real(signal, *urls) if signal.seq != 2 else 1 / 0",
             1,
-            "ALERT met an error of its own (ZeroDivisionError)",
+            "an error of ALERT's own (ZeroDivisionError)",
         ),
     ],
     ids=["bytes that are no signal", "a handler that raises"],
