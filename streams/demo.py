@@ -281,7 +281,8 @@ def _tell(truth: Truth, watch: Watch, said: Sequence[str], say: Say) -> int:
     out = top.console()
     top.show(out, top.page(watch.board, KINDS, _FEW))
     loud = [alert for alert in watch.story.alerts if alert.severity != "info"]
-    out.print(Text(f"Alerts ({len(watch.story.alerts) - len(loud):,} of severity info are not shown)", "bold"))
+    quiet = len(watch.story.alerts) - len(loud)
+    out.print(Text("Alerts" + (f" ({quiet:,} of severity info are not shown)" if quiet else "")))
     for alert in sorted(loud, key=lambda alert: (alert.time_ms, alert.seq)):
         out.print(Text(line_of(alert), overflow="fold"))
     top.show(out, comparison(truth, watch.story))

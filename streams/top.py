@@ -3,6 +3,7 @@
 import sys
 import threading
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Final
 
 import msgspec
@@ -18,7 +19,7 @@ from streams.render import amount, moment, visible
 from streams.settings import Settings
 from streams.tail import Tail
 from streams.topics import INCIDENTS, VOLUME_TOP
-from streams.volume import Leader, Leaders
+from streams.volume import Leader, Leaders, is_bucket
 
 TOPICS_READ: Final = (VOLUME_TOP, INCIDENTS)
 SENDER_KINDS: Final = ("account", "domain", "ip", "net")
@@ -80,7 +81,7 @@ class Board:
             self._incidents[alert.id] = alert
 
     def rows(self, kinds: Sequence[str]) -> list[Row]:
-        """Every leader and open incident of these kinds, largest projected month first."""
+        """Every leader and open incident of these kinds, largest projected month first. What is nobody's is left out."""
         told = {alert.entity: alert for alert in self._incidents.values() if alert.state == "open"}
         rows = {}
         for entity, alert in told.items():
@@ -88,7 +89,7 @@ class Board:
         for leaders in self._leaders.values():
             if leaders.time_ms > self.time_ms - HOUR_MS:
                 rows |= {leader.entity: _of_leader(leader, told.get(leader.entity)) for leader in leaders.leaders}
-        wanted = [row for row in rows.values() if row.kind in kinds]
+        wanted = [row for row in rows.values() if row.kind in kinds and not is_bucket(row.entity)]
         return sorted(wanted, key=_size)
 
 
@@ -192,7 +193,7 @@ def show(out: Console, what: RenderableType) -> None:
     with out.capture() as captured:
         out.print(what)
     lines = [line.rstrip() for line in captured.get().split("\n")]
-    out.file.write("\n".join(line for at, line in enumerate(lines) if line or at == len(lines) - 1))
+    out.file.write("\n".join(line for before, line in pairwise(["", *lines]) if line or before) + "\n")
 
 
 def run(settings: Settings, kinds: Sequence[str], once: bool, as_json: bool, stop: threading.Event) -> None:

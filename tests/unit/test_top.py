@@ -87,6 +87,13 @@ def test_only_the_kinds_asked_for_are_shown() -> None:
     assert "Campaigns" not in printed(board, ("ip",))
 
 
+def test_what_is_nobody_s_does_not_lead() -> None:
+    board = board_of(
+        leaders(0, a_leader("campaign:(none)", 9), a_leader("campaign:(other)", 8), a_leader("campaign:a"))
+    )
+    assert [row.entity for row in board.rows(["campaign"])] == ["campaign:a"]
+
+
 def test_markup_emoji_and_control_characters_from_mail_stay_text() -> None:
     text = printed(board_of(leaders(0, a_leader("campaign:subject:[bold]x[/] :smile: \x1b[2J\u202e"))))
     assert "[bold]x[/] :smile: \\u001b[2J\\u202e" in text
