@@ -19,7 +19,8 @@ from streams.settings import Settings
 from streams.tail import Tail
 from streams.topics import BY_NAME, CAMPAIGN_ALERTS, INCIDENTS, SENDER_ALERTS, VOLUME_TOP, partition_of
 from streams.volume import Leader, Leaders
-from tests.integration.alerting import a_signal, publish, wait_until
+from tests.integration.alerting import publish, wait_until
+from tests.signals import a_signal
 
 pytestmark = pytest.mark.kafka
 Environment = Callable[[Settings], Mapping[str, str]]

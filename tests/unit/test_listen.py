@@ -10,7 +10,7 @@ from producers.errors import UsageError
 from streams.incident import Alert
 from streams.listen import Listener, line_of, parse_since
 from streams.render import alert_of
-from tests.integration.alerting import START_MS, a_signal
+from tests.signals import START_MS, a_signal
 
 NOW_MS = 1_800_000_000_000
 

@@ -10,7 +10,7 @@ from streams.incident import Alert, Severity, State
 from streams.render import alert_of
 from streams.top import Board, page, show, sparkline
 from streams.volume import Leader, Leaders
-from tests.integration.alerting import a_signal
+from tests.signals import a_signal
 
 HOUR_MS = 3_600_000
 

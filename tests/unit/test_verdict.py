@@ -9,7 +9,7 @@ from streams.incident import Alert, Estimate
 from streams.render import alert_of
 from streams.verdict import Check, Ring, Story, Truth, comparison, judge, with_entities
 from streams.volume import COUNTERS
-from tests.integration.alerting import START_MS, a_signal
+from tests.signals import START_MS, a_signal
 
 RING = "campaign:html:7c1f"
 NAMES = {RING: 100, "domain:honest.example": 7}
