@@ -61,6 +61,8 @@ def up(settings: Settings, named: bool, environ: Mapping[str, str], stop: thread
     )
     say(f"up: metrics of COUNT: {_address(reached.count_metrics_port, reached, 'metrics')}")
     say(f"up: metrics of TRACK: {_address(reached.track_metrics_port, reached, 'metrics')}")
+    if reached.bootstrap_servers != settings.bootstrap_servers:
+        say(f"up: for other commands: export {variable_of('bootstrap_servers')}={reached.bootstrap_servers}")
     say("up: running; Ctrl-C ends it. Look with `spamtide top` and `spamtide alerts --follow`")
     status = Supervisor(stages(environ_of(reached, environ)), say).run(stop)
     kafka = "" if reached is settings else "; Kafka goes on running, `make kafka-stop` stops it"
