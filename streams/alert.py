@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator
 from typing import Any, Final, cast
 
 import faust
+import msgspec
 from aiokafka.errors import KafkaError
 from confluent_kafka import KafkaException
 from faust.web import Request, Response, View
@@ -26,7 +27,7 @@ from streams import alert_web
 from streams.alert_kafka import Transport, broker_urls
 from streams.alert_publish import OpenIncidents, Publisher, Sent
 from streams.clients import TIMEOUT_MS, make_admin
-from streams.metrics import CONTENT_TYPE, Metrics
+from streams.metrics import CONTENT_TYPE, Metrics, free_port
 from streams.settings import Settings
 from streams.topics import (
     ALERT_OPEN_CHANGELOG,
@@ -170,6 +171,8 @@ def run(settings: Settings) -> None:
     for noisy in ("faust", "mode", "aiokafka", "streams.alert_kafka", __name__):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     _check_topics(settings)
+    if settings.alert_port == 0:  # Faust must be told a port
+        settings = msgspec.structs.replace(settings, alert_port=free_port(settings.metrics_address))
     asyncio.run(_serve(settings))
 
 

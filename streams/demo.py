@@ -6,7 +6,6 @@ The truth is written by the scenario from its own story; nothing here or in the 
 """
 
 import secrets
-import socket
 import subprocess
 import sys
 import threading
@@ -57,19 +56,11 @@ def demo_settings(settings: Settings, prefix: str) -> Settings:
         slot=0,
         count_metrics_port=0,
         track_metrics_port=0,
-        alert_port=free_port(settings.metrics_address),
+        alert_port=0,
         idle_ms=3000,
         max_ahead_minutes=2880,
         capture_share=0.0002,
     )
-
-
-def free_port(address: str) -> int:
-    """Faust must be told a port; whoever takes this one in between makes ALERT say so, start again and be told it is taken."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.bind((address, 0))
-        return int(probe.getsockname()[1])
 
 
 class Feeder:

@@ -6,6 +6,7 @@ construction: partitions, reasons, severities, and of entities only those that `
 
 import hashlib
 import re
+import socket
 from collections.abc import Iterable, Mapping, Sequence, Set
 from importlib.metadata import version
 from typing import Final, Literal, NamedTuple
@@ -216,6 +217,14 @@ class Metrics:
                 f"set SPAMTIDE_{_PORT_SETTING[self._stage]} to a free port (0 takes any), or see SPAMTIDE_METRICS_ADDRESS"
             ) from None
         self.port = server.server_port
+
+
+def free_port(address: str) -> int:
+    """A port that is free now, for a server that must be told one. Who takes it in between makes that server say so."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.bind((address, 0))
+        return int(probe.getsockname()[1])
 
 
 class TopSeries:

@@ -49,7 +49,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     track_metrics_port: _Port = 9542
     """TRACK's `/metrics`; 0 takes any free port."""
     alert_port: _Port = 9543
-    """ALERT's web server: metrics, and the page."""
+    """ALERT's web server: metrics, and the page; 0 takes any free port."""
     label_key: str = ""
     """Secret for the short hashes that stand for accounts and addresses in metric labels."""
 

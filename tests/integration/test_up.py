@@ -16,7 +16,7 @@ import pytest
 
 from producers.errors import Unavailable
 from streams import up
-from streams.demo import free_port
+from streams.metrics import free_port
 from streams.settings import Settings
 from streams.up import Child, Supervisor, delay_s, ensure_broker
 from tests.integration.alerting import wait_until
