@@ -57,8 +57,9 @@ class Running:
         return "".join(self._words)
 
     def _wait(self, within_s: float) -> int:
-        _, written = self.process.communicate(timeout=within_s)
-        self._words.append(written)
+        if self.process.stderr is not None and not self.process.stderr.closed:
+            _, written = self.process.communicate(timeout=within_s)
+            self._words.append(written)
         return self.process.returncode
 
 
@@ -72,9 +73,7 @@ def running(settings: Settings, environment: Environment, *stages: str) -> Itera
         yield processes
     finally:
         for process in processes:
-            if process.process.poll() is None:
-                process.process.kill()
-                process.process.communicate()
+            process.kill()
 
 
 class Topic:

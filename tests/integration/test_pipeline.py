@@ -26,6 +26,7 @@ from streams.topics import (
     MAIL_EVENTS,
     MAIL_EVENTS_DLQ,
     MAIL_VOLUME,
+    SENDER_ALERTS,
     TRACK_CHANGELOG,
     VOLUME_SIGNALS,
 )
@@ -116,7 +117,13 @@ def test_kill_nine_in_the_middle_loses_and_doubles_nothing(settings: Settings, e
         assert any(signal["change"] == "opened" for signal in signals.values())
         assert {seq for _, seq in signals} >= set(range(1, 1 + max(seq for _, seq in signals)))
         steps = {key for key, signal in signals.items() if signal["change"] != "volume"}
-        wait_until(lambda: steps == set(one_content_each(settings, CAMPAIGN_ALERTS, "id")), 60, "every alert")
+        wait_until(lambda: steps == alerts(settings), 60, "every alert")
+
+
+def alerts(settings: Settings) -> set[tuple[str, int]]:
+    """(id, seq) of every alert, each with one content."""
+    campaigns, senders = (one_content_each(settings, name, "id") for name in (CAMPAIGN_ALERTS, SENDER_ALERTS))
+    return campaigns.keys() | senders.keys()
 
 
 def one_content_each(settings: Settings, name: str, identity: str) -> dict[tuple[str, int], dict[str, Any]]:
