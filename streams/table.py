@@ -7,7 +7,7 @@ touches costs nothing. Rings are uint32 and saturate (4.29 billion copies an hou
 
 from collections.abc import Iterable, Iterator, Sequence
 from enum import IntEnum
-from typing import Final, Literal
+from typing import Final, Literal, TypeVar
 
 import msgspec
 import numpy as np
@@ -23,6 +23,7 @@ _SATURATED: Final = np.iinfo(np.uint32).max
 _INDEX: Final = {name: index for index, name in enumerate(COUNTERS)}
 
 Rows = NDArray[np.intp]
+_N = TypeVar("_N", bound=np.generic)
 
 
 class Ring(msgspec.Struct, frozen=True):
@@ -133,6 +134,9 @@ SPANS: Final = (
          slice(_COUNTED + len(COUNTERS), _COUNTED + 2 * len(COUNTERS))),
 )  # fmt: skip
 _LEDGER_WIDTH: Final = _COUNTED + 2 * len(COUNTERS)
+_EMPTY: Final = np.zeros(_LEDGER_WIDTH, dtype=np.int64)
+"""The ledger of a row without volume."""
+_EMPTY[list(_ABSENT)] = NOT_YET
 
 
 class Known:
@@ -213,33 +217,32 @@ class Table:
     def rows_for(self, names: Sequence[str], partition: int) -> Rows:
         """The rows of entities, made where they are new."""
         found = self.row_of
-        return np.array([found[n] if n in found else self._new(n, partition) for n in names], dtype=np.intp)
+        new = [name for name in names if name not in found]
+        if new:
+            self._make(list(dict.fromkeys(new)), partition)
+        return np.fromiter(map(found.__getitem__, names), np.intp, len(names))
 
-    def _new(self, name: str, partition: int) -> int:
-        if self._free:
-            row = self._free.pop()
+    def _make(self, names: list[str], partition: int) -> None:
+        kinds, buckets = [kind_of(name) for name in names], [is_bucket(name) for name in names]
+        again, first = min(len(names), len(self._free)), len(self.names)
+        places = [*(self._free.pop() for _ in range(again)), *range(first, first + len(names) - again)]
+        for row, name in zip(places[:again], names, strict=False):
             self.names[row] = name
-        else:
-            row = len(self.names)
-            if row == len(self.partition):
-                self._grow()
-            self.names.append(name)
-        self.row_of[name] = row
-        self.partition[row] = partition
-        self.kind[row] = kind_of(name)
-        self.bucket[row] = is_bucket(name)
-        self.ledger[row, _ABSENT] = NOT_YET
-        return row
+        self.names.extend(names[again:])
+        self.row_of.update(zip(names, places, strict=True))
+        while len(self.names) > len(self.partition):
+            self._grow()
+        rows = np.array(places, dtype=np.intp)
+        self.partition[rows] = partition
+        self.kind[rows] = kinds
+        self.bucket[rows] = buckets
+        self.ledger[rows] = _EMPTY
 
     def _grow(self) -> None:
-        more = len(self.partition)
-        self.partition = np.concatenate((self.partition, np.full(more, NOT_YET, dtype=np.int32)))
-        self.kind = np.concatenate((self.kind, np.zeros(more, dtype=np.int8)))
-        self.bucket = np.concatenate((self.bucket, np.zeros(more, dtype=np.bool_)))
-        self.rings = np.concatenate((self.rings, np.zeros((more, _WIDTH), dtype=np.uint32)))
-        self.ledger = np.concatenate((self.ledger, np.zeros((more, _LEDGER_WIDTH), dtype=np.int64)))
-        self.dirty = np.concatenate((self.dirty, np.zeros(more, dtype=np.bool_)))
-        self.stored = np.concatenate((self.stored, np.zeros(more, dtype=np.bool_)))
+        self.partition = _doubled(self.partition, NOT_YET)
+        self.kind, self.bucket = _doubled(self.kind), _doubled(self.bucket)
+        self.rings, self.ledger = _doubled(self.rings), _doubled(self.ledger)
+        self.dirty, self.stored = _doubled(self.dirty), _doubled(self.stored)
 
     def remove(self, rows: Iterable[int]) -> None:
         """Forgets rows."""
@@ -419,10 +422,8 @@ class Table:
 
     def snapshots(self, rows: Rows) -> Iterator[tuple[str, Row]]:
         """Rows as they go into the changelog."""
-        empty = np.zeros(_LEDGER_WIDTH, dtype=np.int64)
-        empty[list(_ABSENT)] = NOT_YET
         rings = _sparse(self.rings[rows], "<u2", "<u4")
-        ledgers = _sparse(self.ledger[rows] - empty, "u1", "<i8")
+        ledgers = _sparse(self.ledger[rows] - _EMPTY, "u1", "<i8")
         for row, (ring_at, ring), (ledger_at, ledger) in zip(rows.tolist(), rings, ledgers, strict=True):
             name = self.names[row]
             known = self.known.get(row)
@@ -437,6 +438,15 @@ class Table:
             self.ledger[place, np.frombuffer(row.ledger_at, "u1")] += np.frombuffer(row.ledger, "<i8")
             if row.known is not None:
                 self.known.setdefault(place, Known()).merge(row.known)
+
+
+def _doubled(column: NDArray[_N], fill: int = 0) -> NDArray[_N]:
+    """A column with as many free places again; pages nobody wrote to take no memory."""
+    wider = np.zeros((2 * len(column), *column.shape[1:]), dtype=column.dtype)
+    wider[: len(column)] = column
+    if fill:
+        wider[len(column) :] = fill
+    return wider
 
 
 def summed(place: Rows, counters: Ints, places: int) -> Ints:
