@@ -7,6 +7,7 @@ touches costs nothing. Rings are uint32 and saturate (4.29 billion copies an hou
 
 from collections.abc import Iterable, Iterator, Sequence
 from enum import IntEnum
+from itertools import pairwise
 from typing import Final, Literal, TypeVar
 
 import msgspec
@@ -430,12 +431,14 @@ class Table:
             yield name, Row(ROW_VERSION, ring_at, ring, ledger_at, ledger, known.snapshot(name) if known else None)
 
     def load(self, rows: Sequence[tuple[str, Row]], partition: int) -> None:
-        """Puts rows back as they were."""
+        """Puts rows, no two of one entity, back as they were."""
         places = self.rows_for([name for name, _ in rows], partition)
         self.stored[places] = True
+        at, column, ring = _scattered(places, [(row.ring_at, row.ring) for _, row in rows], "<u2", "<u4")
+        self.rings[at, column] = ring
+        at, column, ledger = _scattered(places, [(row.ledger_at, row.ledger) for _, row in rows], "u1", "<i8")
+        self.ledger[at, column] += ledger
         for place, (_, row) in zip(places.tolist(), rows, strict=True):
-            self.rings[place, np.frombuffer(row.ring_at, "<u2")] = np.frombuffer(row.ring, "<u4")
-            self.ledger[place, np.frombuffer(row.ledger_at, "u1")] += np.frombuffer(row.ledger, "<i8")
             if row.known is not None:
                 self.known.setdefault(place, Known()).merge(row.known)
 
@@ -460,9 +463,21 @@ def summed(place: Rows, counters: Ints, places: int) -> Ints:
 
 def _sparse(block: NDArray[np.generic], place_type: str, value_type: str) -> Iterator[tuple[bytes, bytes]]:
     """Each row of a block as (places, values) of what is not zero."""
-    row, place = np.nonzero(block)
-    ends = np.searchsorted(row, np.arange(len(block) + 1))
-    places, values = place.astype(place_type).tobytes(), block[row, place].astype(value_type).tobytes()
+    width = block.shape[1]
+    flat = np.flatnonzero(block != 0)
+    ends = np.searchsorted(flat, np.arange(len(block) + 1) * width).tolist()
+    places, values = (flat % width).astype(place_type).tobytes(), block.ravel()[flat].astype(value_type).tobytes()
     wide, deep = np.dtype(place_type).itemsize, np.dtype(value_type).itemsize
-    for start, end in zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True):
+    for start, end in pairwise(ends):
         yield places[start * wide : end * wide], values[start * deep : end * deep]
+
+
+def _scattered(
+    rows: Rows, sparse: Sequence[tuple[bytes, bytes]], place_type: str, value_type: str
+) -> tuple[Rows, NDArray[np.intp], Ints]:
+    """What `_sparse` made of rows, as (row, column, value) of each that is not zero."""
+    places = np.frombuffer(b"".join(at for at, _ in sparse), place_type)
+    values = np.frombuffer(b"".join(column for _, column in sparse), value_type)
+    wide = np.dtype(place_type).itemsize
+    lengths = np.fromiter((len(at) // wide for at, _ in sparse), np.intp, len(sparse))
+    return np.repeat(rows, lengths), places.astype(np.intp), values.astype(np.int64)
