@@ -18,6 +18,7 @@ from streams.rollup import (
     INTAKE,
     MESSAGE,
     MINUTE_MS,
+    ON_TIME,
     ROLLUP_VERSION,
     Bools,
     Detail,
@@ -124,9 +125,9 @@ class Accumulator:
         )
         return Prepared(np.fromiter(time_ms, np.int64, count), address == -2, country_of == -2, columns)
 
-    def add(self, prepared: Prepared, kept: Bools, late: Bools) -> None:
-        """Adds the prepared events where `kept`; `late` says of each whether its minute had ended before it came."""
-        code = prepared.time_ms // MINUTE_MS << 1 | late
+    def add(self, prepared: Prepared, kept: Bools, after: Ints) -> None:
+        """Adds the prepared events where `kept`; `after` is what `InputProgress.observe` said of each."""
+        code = prepared.time_ms // MINUTE_MS << 32 | after - ON_TIME
         columns = (*prepared.columns, code)
         if not kept.all():
             columns = tuple(column[kept] for column in columns)
@@ -170,7 +171,7 @@ class Accumulator:
 
 
 class _Flush:
-    """One flush, grouped. N events, M cells; a cell is an entity and a code, `minute << 1 | late`."""
+    """One flush, grouped. N events, M cells; a cell is an entity, a minute and, of late ones, the minute they came after."""
 
     def __init__(
         self,
@@ -184,7 +185,8 @@ class _Flush:
         self._partitions = np.array(partitions, dtype=np.int64)
         columns = [np.concatenate(parts) for parts in zip(*batches, strict=True)]
         self._kinds = np.stack(columns[:5])
-        self._flags, self._copies, self._size, self._token_set, self._country, self._code = columns[5:]
+        self._flags, self._copies, self._size, self._token_set, self._country, code = columns[5:]
+        self._codes, self._code = np.unique(code, return_inverse=True)
 
     def rollups(self) -> list[list[Rollup]]:
         """The records of each output partition."""
@@ -201,23 +203,20 @@ class _Flush:
 
     def _cells(self) -> tuple[Ints, Ints, Ints]:
         """Entity, code and counters (C, M) of every cell that holds something, by entity."""
-        base = int(self._code.min())
-        span = int(self._code.max()) - base + 1
-        key = self._kinds * span + (self._code - base)
+        span = len(self._codes)
+        key = self._kinds * span + self._code
         key[self._kinds < 0] = len(self._names) * span  # no such entity: one cell more, dropped below
         cells, cell_of = _distinct(key, len(self._names) * span + 1)
         counters = self._sums(cell_of, len(cells))
         kept = (cells < len(self._names) * span) & counters.any(axis=0)
         cells = cells[kept]
-        return cells // span, cells % span + base, counters[:, kept]
+        return cells // span, self._codes[cells % span], counters[:, kept]
 
     def _intake(self) -> tuple[Ints, Ints]:
         """Codes and counters of everything together."""
-        base = int(self._code.min())
-        codes, code_of = _distinct((self._code - base)[np.newaxis], int(self._code.max()) - base + 1)
-        counters = self._sums(code_of, len(codes))
+        counters = self._sums(self._code[np.newaxis], len(self._codes))
         kept = counters.any(axis=0)
-        return codes[kept] + base, counters[:, kept]
+        return self._codes[kept], counters[:, kept]
 
     def _sums(self, cell_of: Ints, cells: int) -> Ints:
         """Counters (C, cells) over `cell_of`, shape (kinds, N). Float sums are exact: far below 2^53."""
@@ -307,8 +306,8 @@ def _rollup(
         ranges=(),
         names=names,
         name_of=name_of.astype("<i4").tobytes(),
-        minute=(code >> 1).astype("<i4").tobytes(),
-        late=(code & 1).astype(np.uint8).tobytes(),
+        minute=(code >> 32).astype("<i4").tobytes(),
+        after=((code & 0xFFFFFFFF) + ON_TIME).astype("<i4").tobytes(),
         counters=pack_columns(counters),
         details=details,
     )

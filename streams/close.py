@@ -3,8 +3,8 @@
     take ──▶ cells wait ──▶ (watermark passes a minute) ──▶ fold into rows ──▶ judge ──▶ signals
                                                           └──▶ hour or day over ──▶ facts
 
-A cell is late when its minute was over, by the records before it in its own partition; so what is late does not depend on how the log was
-read. Late cells revise hours and days, never a judgement. Cells that wait are not saved: they are read again from `mail-rollups`.
+A cell is late when its minute was over by the events before it in its own input partition (or, where that had been idle, by the records
+before it here); it is added after the minute it came after. So neither facts nor judgements depend on how a log was cut into batches. Late cells revise hours and days, never a judgement. Cells that wait are not saved: they are read again from `mail-rollups`.
 """
 
 from collections import deque
@@ -15,10 +15,10 @@ import msgspec
 import numpy as np
 
 from streams.incident import OPEN, Change, Life, Signal, step
-from streams.rollup import INTAKE, Bools, Ints, Rollup, cells_of
+from streams.rollup import INTAKE, ON_TIME, Bools, Ints, Rollup, cells_of
 from streams.rules import SEVERITIES, Columns, Limits, Verdicts, evaluate, may_speak
 from streams.signals import signal_of
-from streams.table import SPANS, Field, Row, Rows, Span, Table, summed
+from streams.table import MINUTES_A_DAY, SPANS, Field, Row, Rows, Span, Table, summed
 from streams.volume import COUNTERS, FACT_VERSION, KINDS, Fact
 from streams.watermark import NEVER, Clock, InputState
 
@@ -61,7 +61,7 @@ class Partition:
         self.late_copies = 0
         self.too_late_copies: dict[str, int] = {span.name: 0 for span in SPANS}
         self.waiting: deque[tuple[int, int]] = deque()
-        """(offset, newest minute) of the records that may hold waiting cells, oldest first."""
+        """(offset, last minute waited for) of the records that may hold waiting cells, oldest first."""
 
     @property
     def waits_from(self) -> int:
@@ -79,7 +79,7 @@ class Partition:
 
 
 class _Cells(msgspec.Struct, frozen=True):
-    """Waiting cells as columns. `order` is minute * 2, of a late cell the minute it is added after, * 2 + 1."""
+    """Waiting cells as columns. `order` is minute * 2; of a late cell the minute it came after, * 2 + 1."""
 
     order: Ints
     minute: Ints
@@ -110,7 +110,7 @@ class Closer:
         self._waiting: list[_Cells] = []
         self._late: dict[tuple[Span, int, int], Ints] = {}
         self._open: set[int] = set()
-        self._spans_open = self._day_over = False
+        self._spans_open = False
 
     # -- partitions -------------------------------------------------------------------------------------------------------
 
@@ -122,6 +122,7 @@ class Closer:
             place.too_late_copies |= marker.too_late_copies
             place.clock.inputs = dict(marker.inputs)
             place.clock.closed = place.clock.closable = marker.closed
+            self.newest = max(self.newest, marker.closed)
 
     def load(self, partition: int, rows: list[tuple[str, Row]]) -> None:
         """Puts back the rows of a partition."""
@@ -170,14 +171,16 @@ class Closer:
         if not rollup.name_of:
             return
         cells = cells_of(rollup)
-        minute = cells.minute.astype(np.int64)
-        kept = minute > place.clock.closed if again else np.ones(len(minute), dtype=np.bool_)
+        minute, after = cells.minute.astype(np.int64), cells.after.astype(np.int64)
         closable = place.clock.closable
-        late = cells.late | (minute <= closable)
-        order = np.where(late, np.maximum(minute, closable) * 2 + 1, minute * 2)
+        late = (after != ON_TIME) | (minute <= closable)
+        order = np.where(late, np.maximum(after, closable) * 2 + 1, minute * 2)
+        if again:  # what was late without its input partition knowing was added at once
+            order = np.where(after != ON_TIME, after * 2 + 1, minute * 2)
         rows = self.table.rows_for(rollup.names, rollup.partition)[cells.name_of]
-        self._waiting.append(_Cells(order, minute, rows, cells.counters).where(kept))
-        place.waiting.append((offset, int(minute.max())))
+        waits = order >> 1 > place.clock.closed if again else np.ones(len(order), dtype=np.bool_)
+        self._waiting.append(_Cells(order, minute, rows, cells.counters).where(waits))
+        place.waiting.append((offset, int(order.max()) >> 1))
         if not again:
             campaigns = self.table.kind[rows] == _CAMPAIGN  # every copy is in one campaign: counted once
             copies = int(cells.counters[_COPIES, late & campaigns].sum())
@@ -192,9 +195,10 @@ class Closer:
         if over or self._waiting_is_late():
             cells = self._due()
             self._close_minutes(over, cells)
+            day_over = any(clock.closable // MINUTES_A_DAY > clock.closed // MINUTES_A_DAY for clock in over.values())
             for clock in over.values():
                 clock.closed = clock.closable
-            if self._day_over:
+            if day_over:
                 self._expire()
         if self.partitions and all(place.clock.all_idle for place in self.partitions.values()):
             self._tell_open_spans()
@@ -313,10 +317,8 @@ class Closer:
         ledger[rows, span.revision] = 0
         ledger[rows, span.counters] = 0
         table.dirty[rows] = True
-        self._day_over = self._day_over or span is SPANS[-1]
-        self._spans_open = bool(
-            (ledger[:, SPANS[0].start] != NEVER).any() or (ledger[:, SPANS[1].start] != NEVER).any()
-        )
+        live = table.partition != NEVER
+        self._spans_open = any(bool((ledger[live, span.start] != NEVER).any()) for span in SPANS)
 
     def _tell_open_spans(self) -> None:
         """Silence everywhere: the open hour and day are told as far as they are known. Each later telling is a higher revision."""
@@ -358,7 +360,6 @@ class Closer:
 
     def _expire(self) -> None:
         """Rows unseen for 35 days hold nothing any more."""
-        self._day_over = False
         last = self.table.ledger[:, Field.LAST_SEEN]
         old = (last != NEVER) & (last < self._closed()[self.table.partition] - _EXPIRES_MINUTES)
         old &= (self.table.partition != NEVER) & (self.table.ledger[:, Field.STATE] != OPEN)

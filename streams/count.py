@@ -20,7 +20,7 @@ from producers.errors import InvalidInput
 from producers.event import MAX_SKEW_MS, MailEvent, decode_lines, is_plain
 from streams.accumulate import Accumulator
 from streams.metrics import CounterName, GaugeName, Metrics
-from streams.rollup import Bools, InputProgress, InputRange, Ints, Rollup
+from streams.rollup import ON_TIME, Bools, InputProgress, InputRange, Ints, Rollup
 from streams.settings import Settings
 from streams.topics import MAIL_EVENTS, MAIL_EVENTS_DLQ, MAIL_ROLLUPS
 from streams.transaction import Committed, Outcome, Outgoing, Worker
@@ -142,10 +142,10 @@ class Count:
             partitions, append_ms = partition_of[record_of], append_ms[record_of]
             future = prepared.time_ms > append_ms + MAX_SKEW_MS
             kept = ~(future | prepared.bad_ip | prepared.bad_country)
-            late = self._observe(partitions, prepared.time_ms, append_ms, kept)
-            self._sums.add(prepared, kept, late)
+            after = self._observe(partitions, prepared.time_ms, append_ms, kept)
+            self._sums.add(prepared, kept, after)
             self._tally["count_events_total"] += int(kept.sum())
-            self._tally["count_late_events_total"] += int((late & kept).sum())
+            self._tally["count_late_events_total"] += int((after != ON_TIME).sum())
             for index in np.flatnonzero(~kept):
                 reason = (
                     "bad_ip" if prepared.bad_ip[index] else "bad_country" if prepared.bad_country[index] else "future"
@@ -182,13 +182,13 @@ class Count:
         where = np.array(places, dtype=np.int64).reshape(-1, 2)
         return events, where[:, 0], where[:, 1], refused
 
-    def _observe(self, partitions: Ints, time_ms: Ints, append_ms: Ints, kept: Bools) -> Bools:
-        """Moves each partition's event time on; which events are late."""
-        late = np.zeros(len(time_ms), dtype=np.bool_)
+    def _observe(self, partitions: Ints, time_ms: Ints, append_ms: Ints, kept: Bools) -> Ints:
+        """Moves each partition's event time on; which events are late, and after which minute they came."""
+        after = np.full(len(time_ms), ON_TIME, dtype=np.int64)
         for partition in np.unique(partitions).tolist():
             own = np.flatnonzero((partitions == partition) & kept)
-            late[own] = self._inputs[partition].progress.observe(time_ms[own], append_ms[own])
-        return late
+            after[own] = self._inputs[partition].progress.observe(time_ms[own], append_ms[own])
+        return after
 
     def _note(self, messages: Sequence[Message], partition_of: Ints, bad: Ints, now_ms: int) -> None:
         self._tally["count_records_total"] += len(messages)

@@ -22,6 +22,7 @@ MAX_ROLLUP_BYTES: Final = 512 * 1024
 HLL_BITS: Final = 10
 """A HyperLogLog of 2^10 registers: standard error 1.04 / sqrt(1024) = 3.25 % (Flajolet et al. 2007)."""
 MAX_DETAIL_NAMES: Final = 8
+ON_TIME: Final = -1
 INTAKE: Final = "intake"
 """Kind of the row, one a partition, that holds all mail of all entities: what a share of intake is a share of."""
 
@@ -79,8 +80,8 @@ class Rollup(msgspec.Struct, frozen=True, array_like=True):
     """int32: index into `names`, one a cell."""
     minute: bytes
     """int32: minutes since the Unix epoch, one a cell."""
-    late: bytes
-    """uint8: 1 where the minute had ended before its input partition's own watermark."""
+    after: bytes
+    """int32: `ON_TIME`, or of a late cell the last minute that was over, by its own input partition, when it came."""
     counters: tuple[tuple[str, bytes], ...]
     """One column a counter, in the order of `COUNTERS`: (numpy type, values); an empty one is all zeros."""
     details: tuple[Detail, ...]
@@ -122,7 +123,7 @@ class Cells(msgspec.Struct, frozen=True):
 
     name_of: NDArray[np.int32]
     minute: NDArray[np.int32]
-    late: NDArray[np.bool_]
+    after: NDArray[np.int32]
     counters: Ints
 
 
@@ -146,8 +147,7 @@ def cells_of(rollup: Rollup) -> Cells:
     for row, (kind, values) in zip(counters, rollup.counters, strict=True):
         if kind:
             row[:] = np.frombuffer(values, kind)
-    late = np.frombuffer(rollup.late, np.uint8).astype(np.bool_)
-    return Cells(name_of, np.frombuffer(rollup.minute, "<i4"), late, counters)
+    return Cells(name_of, np.frombuffer(rollup.minute, "<i4"), np.frombuffer(rollup.after, "<i4"), counters)
 
 
 def top_names(copies: dict[str, int]) -> tuple[tuple[str, int], ...]:
@@ -175,8 +175,9 @@ class InputProgress:
         self.grace_ms = grace_ms
         self.progress_ms = progress_ms
 
-    def observe(self, time_ms: Ints, append_ms: Ints) -> Bools:
-        """Moves on over events in offset order; true where an event's minute had ended `grace_ms` before it came.
+    def observe(self, time_ms: Ints, append_ms: Ints) -> Ints:
+        """Moves on over events in offset order. `ON_TIME`, or where an event's minute had ended `grace_ms` before it came the last
+        minute that had; so when a late event is added depends on its partition alone.
 
             minute  [0----)[1----)[2----)
             events      a      b        c    d is of minute 0, after c: late if c - grace >= end of minute 0
@@ -188,8 +189,8 @@ class InputProgress:
         np.minimum(time_ms, append_ms, out=seen[1:])
         np.maximum.accumulate(seen, out=seen)
         self.progress_ms = int(seen[-1])
-        late: Bools = (time_ms // MINUTE_MS + 1) * MINUTE_MS <= seen[:-1] - self.grace_ms
-        return late
+        over = (seen[:-1] - self.grace_ms) // MINUTE_MS - 1
+        return np.where(time_ms // MINUTE_MS <= over, over, ON_TIME)
 
 
 def networks_of(packed: bytes) -> tuple[str, str]:

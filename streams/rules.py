@@ -62,6 +62,7 @@ class Verdicts(msgspec.Struct, frozen=True):
     tier: Ints
     """Index into `TIERS` + 1; 0 for none."""
     seen_tier: Ints
+    """What is seen here reached or holds it; 0 where only traps speak."""
     trap_tier: Ints
     trapped: Bools
     """Enough trap hits in a day to be told, projected or not."""
@@ -104,10 +105,13 @@ def evaluate(columns: Columns, limits: Limits) -> Verdicts:
     rate, rate_low, rate_high, rate_minutes, rate_count = _pace(counts[:3], low[:3], high[:3])
     factor, trap_minutes = _trap_factor(columns, limits)
     trap, trap_low, trap_high = counts[4] * factor, low[4] * factor, high[4] * factor
-    seen_tier = _tier_of(np.maximum(rate_low, low[3]), np.maximum(rate, observed), columns.tier)
-    trap_tier = _tier_of(np.nan_to_num(trap_low), np.nan_to_num(trap), columns.tier)
-    tier = np.maximum(seen_tier, trap_tier)
-    pages_by_share = (seen_tier > 0) & (columns.intake_24h > 0) & (low[2] > limits.page_share * columns.intake_24h)
+    seen, seen_held = _tiers(np.maximum(rate_low, low[3]), np.maximum(rate, observed), columns.tier)
+    trap_seen, trap_held = _tiers(np.nan_to_num(trap_low), np.nan_to_num(trap), columns.tier)
+    tier = np.maximum.reduce((seen, seen_held, trap_seen, trap_held))
+    seen_tier, trap_tier = (
+        np.where(held == tier, tier, reached) for reached, held in ((seen, seen_held), (trap_seen, trap_held))
+    )
+    pages_by_share = (seen > 0) & (columns.intake_24h > 0) & (low[2] > limits.page_share * columns.intake_24h)
     trapped = columns.projected & (columns.traps_24h >= limits.trap_min_hits)
     return Verdicts(
         severity=_severity(limits, tier, trapped, pages_by_share),
@@ -162,9 +166,9 @@ def _trap_factor(columns: Columns, limits: Limits) -> tuple[Floats, Ints]:
     return np.where(told, MONTH_MINUTES / minutes / (limits.capture_share or np.nan), np.nan), minutes
 
 
-def _tier_of(low: Floats, estimate: Floats, held: Ints) -> Ints:
-    """Reached where the lower bound passes the line; held while the estimate stays above half of it."""
+def _tiers(low: Floats, estimate: Floats, tier: Ints) -> tuple[Ints, Ints]:
+    """The tier reached, where the lower bound passes its line; and of the tier so far what is held: above half a line."""
     lines = np.array(TIERS, dtype=np.float64)
     reached = np.searchsorted(lines, low, side="left")  # lines strictly below the bound
-    kept = np.minimum(np.searchsorted(lines * _HOLD, estimate, side="right"), held)
-    return np.maximum(reached, kept).astype(np.int64)
+    held = np.minimum(np.searchsorted(lines * _HOLD, estimate, side="right"), tier)
+    return reached.astype(np.int64), held.astype(np.int64)

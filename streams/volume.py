@@ -11,7 +11,9 @@ COUNTERS: Final = (
 
 KINDS: Final = ("campaign", "account", "domain", "ip", "net", "intake")
 """Kinds of row: the five of entity, and each partition's own sum of everything."""
-_BUCKETS: Final = ("(none)", "(unauthenticated)", "(null)", "(other)")
+_BUCKETS: Final = ("(none)", "(unauthenticated)", "(null)")
+OTHER: Final = "(other)"
+"""With `:` and the partition: what was evicted there."""
 
 
 def kind_of(entity: str) -> int:
@@ -22,7 +24,7 @@ def kind_of(entity: str) -> int:
 def is_bucket(entity: str) -> bool:
     """Whether a row is nobody in particular: never the base of an incident."""
     kind, _, name = entity.partition(":")
-    return kind == KINDS[-1] or name.startswith(_BUCKETS)
+    return kind == KINDS[-1] or name in _BUCKETS or name.rpartition(":")[0] == OTHER
 
 
 class Fact(msgspec.Struct, frozen=True, omit_defaults=True):

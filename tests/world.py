@@ -17,7 +17,7 @@ from producers.event import MailEvent
 from streams.accumulate import Accumulator
 from streams.close import Closer, Marker
 from streams.incident import Signal
-from streams.rollup import InputProgress, InputRange, Rollup, cells_of
+from streams.rollup import ON_TIME, InputProgress, InputRange, Rollup, cells_of
 from streams.rules import Limits
 from streams.table import Row
 from streams.topics import ENTITY_PARTITIONS
@@ -51,8 +51,8 @@ class Counting:
         events = self._inputs[partition][start : start + most]
         if events:
             prepared = self._sums.prepare(events)
-            late = self._progress[partition].observe(prepared.time_ms, prepared.time_ms + 10)
-            self._sums.add(prepared, np.ones(len(events), dtype=np.bool_), late)
+            after = self._progress[partition].observe(prepared.time_ms, prepared.time_ms + 10)
+            self._sums.add(prepared, np.ones(len(events), dtype=np.bool_), after)
             self._places[partition] = start + len(events)
 
     def flush(self, idle: Iterable[int] = ()) -> list[bytes]:
@@ -209,7 +209,7 @@ def cells_in(records: Iterable[Rollup]) -> dict[tuple[str, int, bool], tuple[int
     for record in records:
         cells = cells_of(record)
         for at, name in enumerate(cells.name_of.tolist()):
-            held = sums[record.names[name], int(cells.minute[at]), bool(cells.late[at])]
+            held = sums[record.names[name], int(cells.minute[at]), bool(cells.after[at] != ON_TIME)]
             for index, value in enumerate(cells.counters[:, at].tolist()):
                 held[index] += value
     return {key: tuple(counters) for key, counters in sums.items()}

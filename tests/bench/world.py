@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from producers.event import Auth, Disposition, MailEvent, Reason, Source, Verdict
 from streams.accumulate import Accumulator
-from streams.rollup import MINUTE_MS, InputRange
+from streams.rollup import MINUTE_MS, ON_TIME, InputRange
 
 START_MS: Final = 1_704_110_400_000
 """2024-01-01T12:00:00Z: the start of an hour, and behind the clock of any machine."""
@@ -219,8 +219,7 @@ def _flush(
 
 def _add(sums: Accumulator, events: Sequence[MailEvent]) -> None:
     if events:
-        never = np.zeros(len(events), dtype=np.bool_)
-        sums.add(sums.prepare(events), ~never, never)
+        sums.add(sums.prepare(events), np.ones(len(events), dtype=np.bool_), np.full(len(events), ON_TIME))
 
 
 def _numbered(start: int, end: int, progress_ms: int) -> tuple[InputRange, ...]:

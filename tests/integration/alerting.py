@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import msgspec
-from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, Message, TopicPartition
+from confluent_kafka import ConsumerGroupTopicPartitions, IsolationLevel, KafkaError, Message, TopicPartition
+from confluent_kafka.admin import OffsetSpec
 
 from streams.clients import make_admin, make_reader, make_transactional_producer
 from streams.incident import Signal
@@ -81,10 +82,22 @@ def committed(settings: Settings) -> dict[int, int]:
 
 def due(settings: Settings) -> dict[int, int]:
     """The offset after the last committed signal of each partition: where ALERT must arrive."""
+    wait_until(
+        lambda: _ends(settings, IsolationLevel.READ_COMMITTED) == _ends(settings, IsolationLevel.READ_UNCOMMITTED)
+    )
     ends: dict[int, int] = {}
     for message in read_all(settings, VOLUME_SIGNALS):
         ends[message.partition() or 0] = (message.offset() or 0) + 1
     return ends
+
+
+def _ends(settings: Settings, isolation: IsolationLevel) -> dict[int, int]:
+    """A transaction is over for its producer before its markers are in every partition; then the two ends still differ."""
+    admin = make_admin(settings)
+    partitions = range(BY_NAME[VOLUME_SIGNALS].partitions)
+    asked = {TopicPartition(settings.topic(VOLUME_SIGNALS), partition): OffsetSpec.latest() for partition in partitions}
+    answers = admin.list_offsets(asked, isolation_level=isolation)
+    return {at.partition: answer.result(30).offset for at, answer in answers.items()}
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 45) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from producers.event import MailEvent
 from streams.accumulate import Accumulator
-from streams.rollup import MAX_ROLLUP_BYTES, Detail, Rollup, hll_estimate, hll_register
+from streams.rollup import MAX_ROLLUP_BYTES, ON_TIME, Detail, Rollup, hll_estimate, hll_register
 from streams.table import Known
 from streams.topics import ENTITY_PARTITIONS, partition_of
 from streams.volume import COUNTERS
@@ -23,8 +23,8 @@ NOON = NOON_MS // MINUTE_MS
 def accumulated(events: Sequence[MailEvent], late: Sequence[bool] | None = None) -> list[Rollup]:
     sums = Accumulator()
     prepared = sums.prepare(events)
-    flags = np.zeros(len(events), dtype=np.bool_) if late is None else np.array(late)
-    sums.add(prepared, ~(prepared.bad_ip | prepared.bad_country), flags)
+    after = np.where(late or [False] * len(events), NOON + 90, ON_TIME)
+    sums.add(prepared, ~(prepared.bad_ip | prepared.bad_country), after)
     return list(chain.from_iterable(sums.drain()))
 
 
@@ -108,7 +108,7 @@ def test_bad_origins_are_marked_and_left_out() -> None:
     prepared = sums.prepare([mail(ip="nowhere"), mail(), mail(country="xx"), mail(ip="::ffff:192.0.2.1")])
     assert prepared.bad_ip.tolist() == [True, False, False, False]
     assert prepared.bad_country.tolist() == [False, False, True, False]
-    sums.add(prepared, ~(prepared.bad_ip | prepared.bad_country), np.zeros(4, dtype=np.bool_))
+    sums.add(prepared, ~(prepared.bad_ip | prepared.bad_country), np.full(4, ON_TIME))
     assert sums.events == 2
     assert cells_in(chain.from_iterable(sums.drain()))["ip:192.0.2.1", NOON, False][0] == 2
 

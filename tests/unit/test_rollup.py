@@ -11,6 +11,7 @@ from streams.rollup import (
     FORGED,
     MESSAGE,
     MINUTE_MS,
+    ON_TIME,
     REJECTED,
     TRAP,
     UNWANTED,
@@ -81,8 +82,8 @@ GRACE_MS = 60_000
 
 def late(progress: InputProgress, *times_ms: int, append_ms: int | None = None) -> list[bool]:
     times = np.array(times_ms, dtype=np.int64)
-    found: list[bool] = progress.observe(times, times if append_ms is None else np.full(len(times), append_ms)).tolist()
-    return found
+    after = progress.observe(times, times if append_ms is None else np.full(len(times), append_ms))
+    return [bool(minute != ON_TIME) for minute in after]
 
 
 def test_an_event_is_late_when_grace_has_passed_since_its_minute_ended() -> None:
@@ -111,6 +112,13 @@ def test_progress_never_goes_back() -> None:
     late(progress, 5, 999_999)
     assert progress.progress_ms == 1_000_000
     assert late(progress) == []
+
+
+def test_a_late_event_names_the_last_minute_that_was_over_when_it_came() -> None:
+    # minutes  [0----)[1----)[2----)[3----)     progress 200,000 less a grace of 60,000: minute 1 is the last that is over
+    progress = InputProgress(GRACE_MS)
+    times = np.array([200_000, 0, 119_999, 120_000])
+    assert progress.observe(times, times).tolist() == [ON_TIME, 1, 1, ON_TIME]
 
 
 def test_the_first_event_of_a_partition_is_never_late() -> None:
