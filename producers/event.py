@@ -131,7 +131,7 @@ def decode_lines(value: bytes) -> Iterator[tuple[int, bytes, MailEvent | Invalid
 
 def is_plain(value: bytes) -> bool:
     """Whether characters are bytes here and no escape can hide a NUL: then the limits of the types are exact."""
-    return value.isascii() and b"\\u" not in value
+    return value.isascii() and (b"\\" not in value or b"\\u" not in value)
 
 
 def _decode(line: bytes) -> MailEvent | InvalidInput:

@@ -37,6 +37,8 @@ from streams.volume import COUNTERS
 _K = TypeVar("_K")
 _V = TypeVar("_V")
 
+MAX_NAMES: Final = 300_000
+"""Distinct entities or token sets remembered from flush to flush: about 100 MB. Above it all are forgotten and learned anew."""
 RECORD_BYTES: Final = 400_000
 """Estimated size at which a partition's cells go on in another record: well below `MAX_ROLLUP_BYTES`."""
 
@@ -75,13 +77,19 @@ class Accumulator:
 
     def __init__(self) -> None:
         self._flags = _Memo[tuple[Any, ...], int](lambda key: flags_of(*key))
+        self._forget_names()
         self.clear()
 
     def clear(self) -> None:
-        """Forgets everything since the last flush."""
+        """Forgets all sums since the last flush. What was learned of names stays, until there are too many."""
         self.events = 0
         self.copies = 0
         """Of messages."""
+        self._batches: list[tuple[Ints, ...]] = []
+        if len(self._names) > MAX_NAMES or len(self._token_sets) > MAX_NAMES:
+            self._forget_names()
+
+    def _forget_names(self) -> None:
         self._names: list[str] = []
         self._partitions: list[int] = []
         self._entities = _Memo[str, int](self._add_entity)
@@ -95,7 +103,6 @@ class Accumulator:
         self._country_names: list[str] = []
         self._tokens = _Memo[tuple[str, ...], int](self._token_set)
         self._token_sets: list[tuple[str, ...]] = []
-        self._batches: list[tuple[Ints, ...]] = []
 
     def prepare(self, events: Sequence[MailEvent]) -> Prepared:
         """The events as columns of numbers, not yet added."""
@@ -181,10 +188,9 @@ class _Flush:
         countries: list[str],
         batches: list[tuple[Ints, ...]],
     ) -> None:
-        self._names, self._token_sets, self._country_names = names, token_sets, countries
-        self._partitions = np.array(partitions, dtype=np.int64)
+        self._token_sets, self._country_names = token_sets, countries
         columns = [np.concatenate(parts) for parts in zip(*batches, strict=True)]
-        self._kinds = np.stack(columns[:5])
+        self._kinds, self._names, self._partitions = _present(np.stack(columns[:5]), names, partitions)
         self._flags, self._copies, self._size, self._token_set, self._country, code = columns[5:]
         self._codes, self._code = np.unique(code, return_inverse=True)
 
@@ -291,6 +297,20 @@ class _Flush:
             ]
             records.append(_rollup(partition, tuple(names[lowest:highest]), cells, tuple(starts)))
         return records
+
+
+def _present(kinds: Ints, names: list[str], partitions: list[int]) -> tuple[Ints, list[str], Ints]:
+    """Entity ids, names and partitions with only those that occur, numbered anew; -1 stays."""
+    present = np.zeros(len(names) + 1, dtype=np.bool_)
+    present[kinds] = True  # -1 marks the place after the last
+    present[-1] = False
+    number = np.where(present, np.cumsum(present) - 1, -1)
+    occurring = np.flatnonzero(present)
+    return (
+        number[kinds],
+        [names[index] for index in occurring.tolist()],
+        np.array(partitions, dtype=np.int64)[occurring],
+    )
 
 
 _NO_CELLS: Final = (np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((len(COUNTERS), 0), np.int64))
