@@ -11,6 +11,7 @@ repeat has the same id, seq and bytes. Whatever goes wrong with one signal stops
 import asyncio
 import contextlib
 import logging
+import os
 import signal as signals
 from collections.abc import AsyncIterator
 from typing import Any, Final, cast
@@ -46,7 +47,7 @@ MAX_UNCONFIRMED: Final = 256
 STOP_S: Final = 8.0
 """A worker that was told to stop and has not by then leaves at once: nothing is lost by that."""
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("spamtide.alert")  # not the module's: Faust keeps that one silent where nobody set up logging
 
 
 class OwnPages(Web):
@@ -168,7 +169,7 @@ def _add_pages(app: AlertApp, table: OpenIncidents) -> None:
 
 def run(settings: Settings) -> None:
     """Runs ALERT in this process until SIGINT or SIGTERM. Raises `SystemFault` where it cannot go on."""
-    for noisy in ("faust", "mode", "aiokafka", "streams.alert_kafka", __name__):
+    for noisy in ("faust", "mode", "aiokafka", "streams.alert_kafka", "streams.alert_publish", __name__):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     _check_topics(settings)
     if settings.alert_port == 0:  # Faust must be told a port
@@ -193,8 +194,7 @@ async def _serve(settings: Settings) -> None:
         task.cancel()
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(app.sent.join(), COMMIT_S)  # what is on its way may still be committed
-    with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(app.stop(), STOP_S)
+    await _stop(app)
     if app.fault is not None:
         raise app.fault
     if isinstance(reason, OSError):
@@ -206,6 +206,16 @@ async def _serve(settings: Settings) -> None:
         raise SystemFault(
             f"ALERT's Kafka worker crashed ({type(reason).__name__}: {reason}); a restart goes on where it stopped"
         )
+
+
+async def _stop(app: AlertApp) -> None:
+    """Stops what Faust started. Where that hangs, the process ends here: Faust's threads would hold it for as long as they like."""
+    stopping = asyncio.ensure_future(app.stop())
+    done, _ = await asyncio.wait((stopping,), timeout=STOP_S)
+    if not done:
+        log.error("ALERT did not stop within %g s and leaves at once%s", STOP_S, f": {app.fault}" if app.fault else "")
+        logging.shutdown()
+        os._exit((app.fault or SystemFault()).exit_status)
 
 
 def _check_topics(settings: Settings) -> None:

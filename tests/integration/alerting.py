@@ -11,10 +11,18 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 
 import msgspec
-from confluent_kafka import ConsumerGroupTopicPartitions, IsolationLevel, KafkaError, Message, TopicPartition
-from confluent_kafka.admin import OffsetSpec
+from confluent_kafka import (
+    ConsumerGroupTopicPartitions,
+    IsolationLevel,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicPartition,
+)
+from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from streams.clients import make_admin, make_reader, make_transactional_producer
 from streams.incident import Signal
@@ -75,8 +83,7 @@ def read_all(settings: Settings, name: str) -> list[Message]:
 def committed(settings: Settings) -> dict[int, int]:
     """ALERT's committed offset of each partition that has one."""
     asked = ConsumerGroupTopicPartitions(settings.topic("alert"))
-    admin = make_admin(settings)  # a client that is not held is gone before it answers
-    [answer] = admin.list_consumer_group_offsets([asked]).values()
+    [answer] = _admin(settings).list_consumer_group_offsets([asked]).values()
     return {at.partition: at.offset for at in answer.result(30).topic_partitions or [] if at.offset >= 0}
 
 
@@ -91,12 +98,24 @@ def due(settings: Settings) -> dict[int, int]:
     return ends
 
 
-def _ends(settings: Settings, isolation: IsolationLevel) -> dict[int, int]:
+def _at_rest(settings: Settings) -> bool:
     """A transaction is over for its producer before its markers are in every partition; then the two ends still differ."""
-    admin = make_admin(settings)
+    try:
+        return _ends(settings, IsolationLevel.READ_COMMITTED) == _ends(settings, IsolationLevel.READ_UNCOMMITTED)
+    except KafkaException:  # a partition this young may have no leader yet
+        return False
+
+
+@lru_cache(maxsize=1)
+def _admin(settings: Settings) -> AdminClient:
+    """One client a test: it is asked many times a second."""
+    return make_admin(settings)
+
+
+def _ends(settings: Settings, isolation: IsolationLevel) -> dict[int, int]:
     partitions = range(BY_NAME[VOLUME_SIGNALS].partitions)
-    asked = {TopicPartition(settings.topic(VOLUME_SIGNALS), partition): OffsetSpec.latest() for partition in partitions}
-    answers = admin.list_offsets(asked, isolation_level=isolation)
+    asked = {TopicPartition(settings.topic(VOLUME_SIGNALS), partition): OffsetSpec.latest() for partition in partitions}  # type: ignore[no-untyped-call]
+    answers = _admin(settings).list_offsets(asked, isolation_level=isolation)
     return {at.partition: answer.result(30).offset for at, answer in answers.items()}
 
 

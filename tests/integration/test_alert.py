@@ -180,6 +180,13 @@ def test_a_second_worker_in_one_slot_ends_the_first_which_names_it(
     assert "another ALERT runs with slot 0" in said
 
 
+def test_a_worker_that_cannot_stop_leaves_all_the_same(settings: Settings, environment_of: Environment) -> None:
+    patch = "import asyncio\nalert.STOP_S = 0.5\nalert.AlertApp.stop = lambda self: asyncio.sleep(3600)"
+    with running(settings, environment_of(settings), patch) as alert:
+        wait_until(alert.ready)
+        assert alert.stop() == (1, "ALERT did not stop within 0.5 s and leaves at once\n")
+
+
 def test_a_missing_topic_is_told_with_the_command_that_makes_it(broker: str, environment_of: Environment) -> None:
     bare = Settings(bootstrap_servers=broker, topic_prefix="never-made-")
     with running(bare, environment_of(bare)) as alert:
