@@ -14,7 +14,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from streams.rollup import Detail, Ints, top_names
+from streams.known import Known
+from streams.rollup import Detail, Ints
 from streams.volume import COUNTERS, is_bucket, kind_of
 
 ROW_VERSION: Final = 1
@@ -138,42 +139,6 @@ _LEDGER_WIDTH: Final = _COUNTED + 2 * len(COUNTERS)
 _EMPTY: Final = np.zeros(_LEDGER_WIDTH, dtype=np.int64)
 """The ledger of a row without volume."""
 _EMPTY[list(_ABSENT)] = NOT_YET
-
-
-class Known:
-    """What an unwanted row is known by. Sums of names are cut to the leading ones, so a hostile stream of names is bounded."""
-
-    __slots__ = ("countries", "registers", "tokens")
-    KEPT: Final = 32
-
-    def __init__(self) -> None:
-        self.tokens: dict[str, int] = {}
-        self.countries: dict[str, int] = {}
-        self.registers: dict[int, int] = {}
-
-    def merge(self, detail: Detail) -> None:
-        """Adds what one flush saw."""
-        for sums, seen in ((self.tokens, detail.tokens), (self.countries, detail.countries)):
-            for name, copies in seen:
-                sums[name] = sums.get(name, 0) + copies
-            if len(sums) > self.KEPT:
-                leading = sorted(sums.items(), key=lambda pair: (-pair[1], pair[0]))[: self.KEPT // 2]
-                sums.clear()
-                sums.update(leading)
-        registers = self.registers
-        for value in np.frombuffer(detail.registers, "<u2").tolist():
-            register, rank = value >> 6, value & 63
-            if registers.get(register, 0) < rank:
-                registers[register] = rank
-
-    def snapshot(self, entity: str) -> Detail:
-        """As a detail again, to be kept or shown."""
-        packed = np.array(sorted(register << 6 | rank for register, rank in self.registers.items()), "<u2")
-        return Detail(entity, tuple(self.tokens.items()), tuple(self.countries.items()), packed.tobytes())
-
-    def top(self) -> tuple[tuple[tuple[str, int], ...], tuple[tuple[str, int], ...]]:
-        """Leading tokens and countries."""
-        return top_names(self.tokens), top_names(self.countries)
 
 
 class Row(msgspec.Struct, frozen=True, array_like=True):

@@ -10,8 +10,8 @@ import pytest
 
 from producers.event import MailEvent
 from streams.accumulate import Accumulator
+from streams.known import Known
 from streams.rollup import MAX_ROLLUP_BYTES, ON_TIME, Detail, Rollup, hll_estimate, hll_register
-from streams.table import Known
 from streams.topics import ENTITY_PARTITIONS, partition_of
 from streams.volume import COUNTERS
 from tests.builders import FORGED, LOG, MINUTE_MS, NOON_MS, complaint, mail, spam, trap_hit

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from streams.incident import OPEN
+from streams.known import Known
 from streams.rollup import Detail, Ints
-from streams.table import DAYS, HOURS, MINUTES, RINGS, SPANS, Field, Known, Row, Rows, Table
+from streams.table import DAYS, HOURS, MINUTES, RINGS, SPANS, Field, Row, Rows, Table
 from streams.volume import COUNTERS
 
 DAY = 1_440
@@ -284,6 +285,26 @@ def test_the_highest_rank_of_a_register_is_kept() -> None:
         known.merge(Detail("campaign:x", (), (), np.array([7 << 6 | rank], "<u2").tobytes()))
     assert known.registers == {7: 9}
     assert known.snapshot("campaign:x").registers == np.array([7 << 6 | 9], "<u2").tobytes()
+
+
+def packed(ranks: dict[int, int]) -> bytes:
+    return np.array(sorted(register << 6 | rank for register, rank in ranks.items()), "<u2").tobytes()
+
+
+@pytest.mark.parametrize("registers", [3, 30, 33, 1_000])
+def test_registers_few_or_many_keep_each_its_highest_rank_whatever_the_order(registers: int) -> None:
+    rng = Random(registers)
+    expected: dict[int, int] = {}
+    known = Known()
+    for _ in range(200):
+        seen = {rng.randrange(registers): rng.randint(1, 54) for _ in range(rng.randint(0, 20))}
+        known.merge(Detail("campaign:x", (), (), packed(seen)))
+        expected |= {register: max(rank, expected.get(register, 0)) for register, rank in seen.items()}
+    assert known.registers == expected
+    assert known.snapshot("campaign:x").registers == packed(expected)
+    again = Known()
+    again.merge(known.snapshot("campaign:x"))
+    assert again.registers == expected
 
 
 def test_rows_folded_together_move_on_each_to_its_own_last_minute() -> None:
