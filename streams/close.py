@@ -156,8 +156,7 @@ class Closer:
     def take(self, rollup: Rollup, offset: int) -> None:
         """Takes one record. Raises `AuditFailure` where it does not follow on what was counted."""
         place = self.partitions[rollup.partition]
-        for detail in rollup.details:
-            self.table.learn(detail, rollup.partition)
+        self.table.learn_all(rollup.details, rollup.partition)
         self._wait(rollup, offset, place)
         place.clock.observe(rollup.ranges)
         place.next_offset = offset + 1

@@ -223,11 +223,15 @@ class Table:
         self.ledger[gone] = 0
         self.dirty[gone] = self.stored[gone] = False
 
-    def learn(self, detail: Detail, partition: int) -> None:
-        """Adds to what an entity is known by."""
-        (row,) = self.rows_for((detail.entity,), partition).tolist()
-        self.known.setdefault(row, Known()).merge(detail)
-        self.dirty[row] = True
+    def learn_all(self, details: Sequence[Detail], partition: int) -> None:
+        """Adds to what entities are known by."""
+        rows = self.rows_for([detail.entity for detail in details], partition)
+        for row, detail in zip(rows.tolist(), details, strict=True):
+            known = self.known.get(row)
+            if known is None:
+                known = self.known[row] = Known()
+            known.merge(detail)
+        self.dirty[rows] = True
 
     # -- time -------------------------------------------------------------------------------------------------------------
 

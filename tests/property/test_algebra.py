@@ -153,7 +153,7 @@ def test_a_row_survives_its_snapshot(lives: list[tuple[int, int, int, bool]], na
         minute += gap
         table.fold(row, np.array([minute]), counters, np.zeros(8, dtype=np.int64))
     if names:
-        table.learn(Detail("campaign:x", tuple(names.items()), (("DE", 1),), b"\x05\x00"), 7)
+        table.learn_all([Detail("campaign:x", tuple(names.items()), (("DE", 1),), b"\x05\x00")], 7)
     copy = Table(capacity=1)
     for name, snapshot in table.snapshots(table.take_changed()):
         copy.load([(name, msgspec.msgpack.decode(msgspec.msgpack.encode(snapshot), type=Row))], 7)

@@ -184,7 +184,7 @@ def test_a_removed_row_is_forgotten_and_its_place_is_clean_for_the_next() -> Non
     table = Table()
     row = row_of(table, "campaign:url:old")
     fold(table, row, START, 9, traps=2)
-    table.learn(Detail("campaign:url:old", (("t", 1),), (), b""), 3)
+    table.learn_all([Detail("campaign:url:old", (("t", 1),), (), b"")], 3)
     table.ledger[row[0], Field.STATE] = OPEN
     table.take_changed()
     table.remove(row.tolist())
@@ -255,7 +255,7 @@ def test_a_snapshot_loaded_is_the_row_itself() -> None:
             fold(table, row, START + minute, rng.randrange(1 << 33), traps=1)
         if index % 3 == 0:
             registers = np.array([5 << 6 | 3, 9 << 6 | 1], "<u2").tobytes()
-            table.learn(Detail(name, (("a", 3), ("b", 1)), (("DE", 2),), registers), index % 32)
+            table.learn_all([Detail(name, (("a", 3), ("b", 1)), (("DE", 2),), registers)], index % 32)
     copy = Table(capacity=1)
     for name, snapshot in table.snapshots(table.take_changed()):
         stored = msgspec.msgpack.decode(msgspec.msgpack.encode(snapshot), type=Row)
