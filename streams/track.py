@@ -6,6 +6,7 @@ State lives in the changelog, written in the same transaction as the offsets it 
 is; where marker and offset differ, TRACK refuses to count on.
 """
 
+import gc
 import logging
 import threading
 from collections import Counter
@@ -128,13 +129,21 @@ class Track:
 
     def take(self, messages: Sequence[Message], now_ms: int) -> None:
         """Takes rollups and closes every minute that is over."""
+        if not messages:
+            return
+        gc.disable()  # rollups are many small values that die young, beside millions that stay: scanning them finds nothing
+        try:
+            self._take(messages)
+        finally:
+            gc.enable()
+
+    def _take(self, messages: Sequence[Message]) -> None:
         for message in messages:
             value, offset = message.value(), message.offset()
             if value is not None and offset is not None:
                 self._closer.take(self._rollup(value), offset)
-        if messages:
-            self._moved = True
-            self._closer.advance()
+        self._moved = True
+        self._closer.advance()
 
     def _rollup(self, value: bytes) -> Rollup:
         try:
