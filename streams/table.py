@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from streams.known import Known
 from streams.rollup import Detail, Ints
+from streams.topics import ENTITY_PARTITIONS
 from streams.volume import COUNTERS, is_bucket, kind_of
 
 ROW_VERSION: Final = 1
@@ -386,9 +387,9 @@ class Table:
         self.stored[rows] = True
         return rows
 
-    def stored_in(self, partition: int) -> int:
-        """How many rows of a partition the changelog holds."""
-        return int((self.stored & (self.partition == partition)).sum())
+    def stored_by_partition(self) -> Ints:
+        """How many rows of each partition the changelog holds."""
+        return np.bincount(self.partition[self.stored], minlength=ENTITY_PARTITIONS)
 
     def snapshots(self, rows: Rows) -> Iterator[tuple[str, Row]]:
         """Rows as they go into the changelog."""

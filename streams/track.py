@@ -211,8 +211,9 @@ class Track:
         partitions = closer.table.partition[rows].tolist()
         for partition, (name, row) in zip(partitions, closer.table.snapshots(rows), strict=True):
             yield Outgoing(topic, partition, name.encode(), self._packer.encode(row))
+        stored = closer.table.stored_by_partition().tolist()
         for partition, place in closer.partitions.items():
-            marker = place.marker(self._topic_id, closer.table.stored_in(partition))
+            marker = place.marker(self._topic_id, stored[partition])
             yield Outgoing(topic, partition, MARKER_KEY, self._packer.encode(marker))
 
     def note(self, partition: int) -> str:

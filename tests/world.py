@@ -135,8 +135,9 @@ class Tracking:
             closer.table.partition[rows].tolist(), closer.table.snapshots(rows), strict=True
         ):
             self.changelog[partition][name] = msgspec.msgpack.encode(row)
+        stored = closer.table.stored_by_partition().tolist()
         for partition, place in closer.partitions.items():
-            marker = place.marker("topic", closer.table.stored_in(partition))
+            marker = place.marker("topic", stored[partition])
             self.markers[partition] = msgspec.msgpack.encode(marker)
             assert marker.rows == len(self.changelog[partition]), "the marker must count the rows of the changelog"
             assert marker.next_offset == self._next[partition]
