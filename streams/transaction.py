@@ -185,7 +185,7 @@ class Worker:
         if code in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
             raise AuditFailure(
                 f"{self._identity}: {self._topic} partition {partition} no longer holds the offset the group stands at: "
-                "records were deleted before they were counted. See CONTRIBUTING, 'A gap in the input'"
+                "records were deleted before they were counted. See README, 'When the audit fails'"
             )
         if code in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION):
             raise Unavailable(f"{self._identity}: topic {self._topic} is missing; run `spamtide topics apply`")
