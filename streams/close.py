@@ -7,14 +7,17 @@ A cell is late when its minute was over by the events before it in its own input
 before it here); it is added after the minute it came after. So neither facts nor judgements depend on how a log was cut into batches. Late cells revise hours and days, never a judgement. Cells that wait are not saved: they are read again from `mail-rollups`.
 """
 
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable
+from operator import itemgetter
 from typing import Final
 
 import msgspec
 import numpy as np
 
-from streams.incident import OPEN, Change, Life, Signal, step
+from streams.incident import OPEN, Life, Signal, step
+from streams.moments import Moments, added_by_minute
 from streams.rollup import INTAKE, ON_TIME, Bools, Ints, Rollup, cells_of
 from streams.rules import SEVERITIES, Columns, Limits, Verdicts, evaluate, may_speak
 from streams.signals import signal_of
@@ -217,66 +220,72 @@ class Closer:
         return chosen.where(np.argsort(chosen.order, kind="stable"))
 
     def _close_minutes(self, over: dict[int, Clock], cells: _Cells) -> None:
-        """Minute by minute where anything can happen. Rows that cannot speak are folded an hour at once: nobody can tell."""
-        last = max((clock.closable for clock in over.values()), default=NEVER)
-        quiet = self._quiet(cells)
-        by_hour = _sliced(cells.where(quiet), 120)
-        by_order = _sliced(cells.where(~quiet), 1)
-        visits = sorted({int(part.order[0]) >> 1 for part in (*by_hour.values(), *by_order.values())})
+        """Stretch by stretch: minutes of one hour, of the same partitions, in which no late cell comes."""
+        is_late = cells.order & 1 == 1
+        late, on_time = _by_order(cells.where(is_late)), cells.where(~is_late)
+        visits = sorted({*on_time.minute.tolist(), *late})
         began = [clock.closed + 1 for clock in over.values() if clock.closed != NEVER]
-        minute = min([*visits[:1], *began], default=last)
-        while minute <= max(last, visits[-1] if visits else NEVER):
+        end = max([*(clock.closable for clock in over.values()), *visits[-1:]], default=NEVER)
+        minute = min([*visits[:1], *began], default=end)
+        while minute <= end:
             active = [p for p, clock in over.items() if clock.closed < minute <= clock.closable]
-            self._fold(by_hour.pop(minute // 60, None))
-            self._close_minute(minute, active, self._fold(by_order.get(minute * 2)))
-            if minute * 2 + 1 in by_order:
-                self._fold_late(by_order[minute * 2 + 1], minute)
-            minute = self._next_minute(minute, visits)
-        if last > self.newest:
-            self.minutes_closed += last - self.newest if self.newest != NEVER else 1
-            self.newest = last
+            last = self._stretch(minute, active, over, late)
+            self._close_stretch(minute, last, active, on_time.where(_between(on_time.minute, minute, last)))
+            if last in late:
+                self._fold_late(late[last], last)
+            minute = self._next_minute(last, visits)
+        if end > self.newest:
+            self.minutes_closed += end - self.newest if self.newest != NEVER else 1
+            self.newest = end
 
-    def _quiet(self, cells: _Cells) -> Bools:
-        """Which cells need no judgement: on time, and of rows that cannot speak even with all that is due now."""
-        if not len(cells.rows):
-            return np.zeros(0, dtype=np.bool_)
+    def _stretch(self, minute: int, active: list[int], over: dict[int, Clock], late: dict[int, _Cells]) -> int:
+        """The last minute of the stretch that begins with `minute`."""
+        if not active:
+            return minute
+        ends = [minute // 60 * 60 + 59, *(over[partition].closable for partition in active)]
+        ends += [clock.closed for clock in over.values() if clock.closed >= minute]
+        ends += [after for after in late if after >= minute]
+        return min(ends)
+
+    def _next_minute(self, last: int, visits: list[int]) -> int:
+        """The next minute at which anything can happen."""
+        if self._open:
+            return last + 1
+        next_visit = visits[bisect_right(visits, last) :][:1]
+        hour_end = (last + 1) // 60 * 60 + 59
+        return min([*next_visit, *([hour_end] if self._spans_open else [])], default=_NO_MINUTE)
+
+    def _close_stretch(self, first: int, last: int, active: list[int], cells: _Cells) -> None:
+        rows = self._at_stake(cells, first, active)
+        before = self.table.last_minutes(rows, first - 1)
+        self._fold(cells)
+        if len(rows):
+            self.table.advance(rows, last)
+            added = added_by_minute(rows, cells.rows, cells.minute, cells.counters, first, last)
+            self._judge(Moments(self.table, rows, first, last, before, added), last)
+        for span in SPANS:
+            if (last + 1) % span.minutes == 0:
+                self._close_span(span, active)
+
+    def _at_stake(self, cells: _Cells, first: int, active: list[int]) -> Rows:
+        """Rows that must be judged: those that can speak with all that the stretch brings, and those with an open incident."""
         table = self.table
+        watched = [row for row in self._open if table.partition[row] in active]
         rows, place = np.unique(cells.rows, return_inverse=True)
         due = summed(place, cells.counters[[_UNWANTED, _TRAPS]], len(rows))
-        first = int(cells.order[0]) >> 1
         unwanted, traps = (table.recent(rows, name, first, 30) for name in ("day_unwanted", "day_traps"))
-        speaks = may_speak(unwanted + due[0], traps + due[1], self._limits) | (table.ledger[rows, Field.STATE] == OPEN)
-        quiet: Bools = ~(speaks & ~table.bucket[rows])[place] & (cells.order & 1 == 0)
-        return quiet
+        speaks = may_speak(unwanted + due[0], traps + due[1], self._limits) & ~table.bucket[rows]
+        return np.union1d(rows[speaks], np.array(watched, dtype=np.intp))
 
-    def _fold(self, cells: _Cells | None) -> Rows:
-        """Adds cells to their rows; returns these."""
-        if cells is None:
-            return np.zeros(0, dtype=np.intp)
+    def _fold(self, cells: _Cells) -> None:
+        if not len(cells.rows):
+            return
         self.cells_folded += len(cells.rows)
         self._spans_open = True
         parts = np.zeros(max(self.partitions) + 1, dtype=np.int64)
         for partition, place in self.partitions.items():
             parts[partition] = place.epoch * 2
-        return self.table.fold(cells.rows, cells.minute, cells.counters, parts)
-
-    def _next_minute(self, minute: int, visits: list[int]) -> int:
-        """The next minute at which anything can happen."""
-        if self._open:
-            return minute + 1
-        while visits and visits[0] <= minute:
-            visits.pop(0)
-        hour_end = (minute + 1) // 60 * 60 + 59
-        return min([*visits[:1], *([hour_end] if self._spans_open else [])], default=_NO_MINUTE)
-
-    def _close_minute(self, minute: int, active: list[int], touched: Rows) -> None:
-        watched = [row for row in self._open if self.table.partition[row] in active]
-        rows = np.union1d(touched, np.array(watched, dtype=np.intp)) if watched else touched
-        if len(rows):
-            self._judge(rows, minute)
-        for span in SPANS:
-            if (minute + 1) % span.minutes == 0:
-                self._close_span(span, active)
+        self.table.fold(cells.rows, cells.minute, cells.counters, parts)
 
     def _fold_late(self, cells: _Cells, after: int) -> None:
         """Adds late cells to the hours and days that are still held; what is older is counted as too late."""
@@ -413,57 +422,66 @@ class Closer:
 
     # -- judgement --------------------------------------------------------------------------------------------------------
 
-    def _judge(self, rows: Rows, minute: int) -> None:
-        """Runs the rules over rows as of the end of `minute`, and lives each one's incident a minute on."""
-        ledger, table = self.table.ledger, self.table
-        rows = rows[~table.bucket[rows]]
-        table.advance(rows, minute)
-        unwanted, traps = (table.window(rows, name, minute, 30) for name in ("day_unwanted", "day_traps"))
-        rows = rows[may_speak(unwanted, traps, self._limits) | (ledger[rows, Field.STATE] == OPEN)]
-        if not len(rows):
-            return
-        verdicts = evaluate(self._columns(rows, minute), self._limits)
+    def _judge(self, moments: Moments, last: int) -> None:
+        """Runs the rules over every row and minute of a stretch, and lives each row's incident through it."""
+        ledger, rows = self.table.ledger, moments.rows
         is_open = ledger[rows, Field.STATE] == OPEN
-        same = (
-            is_open & (verdicts.severity == ledger[rows, Field.SEVERITY]) & (verdicts.tier == ledger[rows, Field.TIER])
+        columns = moments.columns(
+            first_trap=ledger[rows, Field.FIRST_TRAP],
+            intake_24h=self._intake(rows, last),
+            projected=self.table.kind[rows] == _CAMPAIGN,
+            tier=np.where(is_open, ledger[rows, Field.TIER], 0),
         )
-        ledger[rows[same], Field.LAST_SPOKE] = minute
-        ledger[rows[same], Field.LOWER_SINCE] = NEVER
-        self.table.dirty[rows[same]] = True
-        for at in np.flatnonzero((is_open & ~same) | (~is_open & (verdicts.severity > 0))).tolist():
-            row = int(rows[at])
-            old = Life(*ledger[row, _LIFE].tolist())
-            life, change = step(old, int(verdicts.severity[at]), int(verdicts.tier[at]), minute, self._quiet_minutes)
-            self._live(row, life, change, verdicts, at, minute)
-        if (minute + 1) % 60 == 0:
-            for at in np.flatnonzero(ledger[rows, Field.STATE] == OPEN).tolist():
-                row = int(rows[at])
-                life = Life(*ledger[row, _LIFE].tolist())
-                self._live(row, msgspec.structs.replace(life, seq=life.seq + 1), "volume", verdicts, at, minute)
+        verdicts = evaluate(columns, self._limits)
+        severity, tier = (said.reshape(len(rows), -1) for said in (verdicts.severity, verdicts.tier))
+        as_held = (ledger[rows, Field.SEVERITY] == severity.T) & (ledger[rows, Field.TIER] == tier.T)
+        eventful = (np.where(is_open, ~as_held, severity.T > 0)).any(axis=0)
+        same = rows[is_open & ~eventful]
+        ledger[same, Field.LAST_SPOKE] = last
+        ledger[same, Field.LOWER_SINCE] = NEVER
+        self.table.dirty[same] = True
+        told = []
+        for place in np.flatnonzero(eventful).tolist():
+            told += self._live(place, moments, columns, verdicts)
+        if (last + 1) % 60 == 0:
+            told += self._tell_volumes(moments, verdicts, last)
+        self.signals += [signal for _, signal in sorted(told, key=itemgetter(0))]
 
-    def _live(self, row: int, life: Life, change: Change | None, verdicts: Verdicts, at: int, minute: int) -> None:
+    def _live(self, place: int, moments: Moments, columns: Columns, verdicts: Verdicts) -> list[tuple[int, Signal]]:
+        """Lives one row's incident through a stretch; what it tells, with the minute."""
+        row, told = int(moments.rows[place]), []
+        life = Life(*self.table.ledger[row, _LIFE].tolist())
+        start = place * moments.minutes
+        for minute in range(moments.first, moments.first + moments.minutes):
+            at = minute - moments.first + start
+            held = life.tier
+            life, change = step(life, int(verdicts.severity[at]), int(verdicts.tier[at]), minute, self._quiet_minutes)
+            if change is not None:
+                seen = moments.seen(place, minute)
+                told.append(
+                    (minute, signal_of(self.table, row, life, change, minute, seen, verdicts, at, self._limits))
+                )
+            if life.tier != held or change in ("opened", "reopened", "resolved"):  # what is held now decides the rest
+                rest = slice(at + 1, start + moments.minutes)
+                tier = life.tier if life.state == OPEN else 0
+                verdicts.overwrite(rest, evaluate(columns.part(rest, tier), self._limits))
         self.table.ledger[row, _LIFE] = msgspec.structs.astuple(life)
         self.table.dirty[row] = True
         (self._open.add if life.state == OPEN else self._open.discard)(row)
-        if change is not None:
-            self.signals.append(signal_of(self.table, row, life, change, verdicts, at, minute, self._limits))
+        return told
 
-    def _columns(self, rows: Rows, minute: int) -> Columns:
-        table = self.table
-        is_open = table.ledger[rows, Field.STATE] == OPEN
-        return Columns(
-            minute=minute,
-            unwanted_10m=table.window(rows, "minute_unwanted", minute, 10),
-            unwanted_60m=table.window(rows, "minute_unwanted", minute, 60),
-            unwanted_24h=table.window(rows, "hour_unwanted", minute, 24),
-            unwanted_30d=table.window(rows, "day_unwanted", minute, 30),
-            traps_24h=table.window(rows, "day_traps", minute, 2),
-            traps_30d=table.window(rows, "day_traps", minute, 30),
-            first_trap=table.ledger[rows, Field.FIRST_TRAP],
-            intake_24h=self._intake(rows, minute),
-            projected=table.kind[rows] == _CAMPAIGN,
-            tier=np.where(is_open, table.ledger[rows, Field.TIER], 0),
-        )
+    def _tell_volumes(self, moments: Moments, verdicts: Verdicts, last: int) -> list[tuple[int, Signal]]:
+        """At the end of an hour every open incident repeats its figures."""
+        told = []
+        for place in np.flatnonzero(self.table.ledger[moments.rows, Field.STATE] == OPEN).tolist():
+            row, at = int(moments.rows[place]), (place + 1) * moments.minutes - 1
+            life = Life(*self.table.ledger[row, _LIFE].tolist())
+            life = msgspec.structs.replace(life, seq=life.seq + 1)
+            self.table.ledger[row, _LIFE] = msgspec.structs.astuple(life)
+            self.table.dirty[row] = True
+            seen = moments.seen(place, last)
+            told.append((last, signal_of(self.table, row, life, "volume", last, seen, verdicts, at, self._limits)))
+        return told
 
     def _intake(self, rows: Rows, minute: int) -> Ints:
         """All copies of the 24 complete hours before this one, as the partition of each row knows them."""
@@ -489,11 +507,16 @@ def _joined(parts: list[_Cells]) -> _Cells:
     )
 
 
-def _sliced(cells: _Cells, width: int) -> dict[int, _Cells]:
-    """Cells, which lie in order, by `order // width`."""
-    keys, starts = np.unique(cells.order // width, return_index=True)
+def _by_order(cells: _Cells) -> dict[int, _Cells]:
+    """Late cells, which lie in order, by the minute they came after."""
+    keys, starts = np.unique(cells.order >> 1, return_index=True)
     bounds = [*starts.tolist(), len(cells.order)]
     return {key: cells.where(slice(*bounds[at : at + 2])) for at, key in enumerate(keys.tolist())}
+
+
+def _between(minute: Ints, first: int, last: int) -> slice:
+    """Where ascending minutes lie in [first, last]."""
+    return slice(int(np.searchsorted(minute, first)), int(np.searchsorted(minute, last, side="right")))
 
 
 def _fact(entity: str, span: Span, start: int, part: int, revision: int, counters: list[int]) -> Fact:

@@ -67,5 +67,5 @@ def _leader(table: Table, ranked: Ranked, minute: int) -> Leader:
         month_run_rate=ranked.month_run_rate,
         tier=TIERS[tier - 1] if tier and state == OPEN else 0,
         severity=SEVERITIES[severity] if state == OPEN else None,
-        unwanted_by_minute=tuple(table.series(ranked.row, "minute_unwanted", minute)),
+        unwanted_by_minute=tuple(table.last_minutes(np.array([ranked.row]), minute)[1, 0].tolist()),
     )

@@ -36,9 +36,9 @@ class Limits(msgspec.Struct, frozen=True):
 
 
 class Columns(msgspec.Struct, frozen=True):
-    """What the rules look at: one element a row, all as of the end of `minute`."""
+    """What the rules look at: one element a row and moment, the end of `minute`."""
 
-    minute: int
+    minute: Ints | int
     unwanted_10m: Ints
     unwanted_60m: Ints
     unwanted_24h: Ints
@@ -53,6 +53,11 @@ class Columns(msgspec.Struct, frozen=True):
     """Rows whose trap hits stand for a volume elsewhere: campaigns."""
     tier: Ints
     """The tier held so far: index into `TIERS` + 1, 0 for none."""
+
+    def part(self, places: slice, tier: int) -> "Columns":
+        """Some places (of columns whose minutes are an array), with another tier held."""
+        chosen = {name: getattr(self, name)[places] for name in self.__struct_fields__}
+        return Columns(**(chosen | {"tier": np.full_like(chosen["tier"], tier)}))
 
 
 class Verdicts(msgspec.Struct, frozen=True):
@@ -79,6 +84,11 @@ class Verdicts(msgspec.Struct, frozen=True):
     trap_low: Floats
     trap_high: Floats
     trap_minutes: Ints
+
+    def overwrite(self, places: slice, newer: "Verdicts") -> None:
+        """Puts other verdicts in some places."""
+        for name in self.__struct_fields__:
+            getattr(self, name)[places] = getattr(newer, name)
 
 
 def poisson_interval(count: Ints) -> tuple[Floats, Floats]:

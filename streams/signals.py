@@ -19,20 +19,27 @@ from streams.incident import (
     incident_id,
     severity_name,
 )
+from streams.moments import Seen
 from streams.rollup import MINUTE_MS, hll_estimate
 from streams.rules import TIERS, Limits, Verdicts, poisson_interval, severity_of_line
-from streams.table import MINUTES_A_DAY, SPANS, Field, Table
-from streams.volume import COUNTERS
+from streams.table import MINUTES_A_DAY, Field, Table
 
-_FORGED: Final = SPANS[0].counters.start + COUNTERS.index("forged")
 _KINDS: Final[tuple[Kind, ...]] = ("campaign", "account", "domain", "ip", "net")
 _WINDOWS: Final = {10: "10 minutes", 60: "hour", MINUTES_A_DAY: "day"}
 
 
 def signal_of(
-    table: Table, row: int, life: Life, change: Change, verdicts: Verdicts, at: int, minute: int, limits: Limits
+    table: Table,
+    row: int,
+    life: Life,
+    change: Change,
+    minute: int,
+    seen: Seen,
+    verdicts: Verdicts,
+    at: int,
+    limits: Limits,
 ) -> Signal:
-    """The signal of one step of an incident; `at` is the row's place in the verdicts."""
+    """The signal of one step of an incident at the end of a minute; `at` is its place in the verdicts."""
     entity = table.names[row]
     state: State = "resolved" if change == "resolved" else "open"
     return Signal(
@@ -49,27 +56,20 @@ def signal_of(
         first_seen_ms=int(table.ledger[row, Field.FIRST_SEEN]) * MINUTE_MS,
         tier=TIERS[life.tier - 1] if life.tier else 0,
         rules=_rules(verdicts, at, limits),
-        volume=_volume(table, row, verdicts, at, minute, limits),
+        volume=_volume(seen, verdicts, at, limits),
         evidence=_evidence(table, row),
     )
 
 
-def _volume(table: Table, row: int, verdicts: Verdicts, at: int, minute: int, limits: Limits) -> Volume:
-    one = np.array([row], dtype=np.intp)
-
-    def recent(ring: str, intervals: int) -> int:
-        return int(table.recent(one, ring, minute, intervals)[0])
-
-    unwanted_30d = recent("day_unwanted", 30)
-    traps_30d = recent("day_traps", 30)
+def _volume(seen: Seen, verdicts: Verdicts, at: int, limits: Limits) -> Volume:
     return Volume(
-        copies_60m=recent("minute_copies", 60),
-        unwanted_60m=recent("minute_unwanted", 60),
-        unwanted_30d=unwanted_30d,
-        trap_hits_30d=traps_30d,
-        complaints_30d=recent("day_complaints", 30),
-        forged_this_hour=int(table.ledger[row, _FORGED]),
-        month_observed=_observed(unwanted_30d),
+        copies_60m=seen.copies_60m,
+        unwanted_60m=seen.unwanted_60m,
+        unwanted_30d=seen.unwanted_30d,
+        trap_hits_30d=seen.traps_30d,
+        complaints_30d=seen.complaints_30d,
+        forged_this_hour=seen.forged_this_hour,
+        month_observed=_observed(seen.unwanted_30d),
         month_run_rate=Estimate(
             copies=round(float(verdicts.rate[at])),
             low=int(verdicts.rate_low[at]),
@@ -78,7 +78,7 @@ def _volume(table: Table, row: int, verdicts: Verdicts, at: int, minute: int, li
             window_ms=int(verdicts.rate_minutes[at]) * MINUTE_MS,
             method=f"unwanted copies of the last {_WINDOWS[int(verdicts.rate_minutes[at])]} as a month; Poisson 95 %",
         ),
-        month_trap=_trap(verdicts, at, traps_30d, limits),
+        month_trap=_trap(verdicts, at, seen.traps_30d, limits),
     )
 
 

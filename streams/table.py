@@ -368,15 +368,16 @@ class Table:
         sums: Ints = block.sum(axis=1, dtype=np.int64)
         return sums
 
-    def series(self, row: int, name: str, minute: int) -> list[int]:
-        """A ring's values, oldest first, as of a minute."""
-        ring = RINGS[name]
-        now, clock = minute // ring.minutes, int(self.ledger[row, Field.CLOCK]) // ring.minutes
-        wanted = range(now - ring.length + 1, now + 1)
-        return [
-            int(self.rings[row, ring.column + at % ring.length]) if clock - ring.length < at <= clock else 0
-            for at in wanted
-        ]
+    def last_minutes(self, rows: Rows, minute: int) -> Ints:
+        """Copies and unwanted copies of the 60 minutes up to and with `minute`, oldest first: shape (2, rows, 60)."""
+        wanted = minute - MINUTES + 1 + np.arange(MINUTES)
+        clock = self.ledger[rows, Field.CLOCK][:, np.newaxis]
+        held = (wanted > clock - MINUTES) & (wanted <= clock)
+        group = _GROUPS[0]
+        starts = group.first + group.length * np.arange(len(group.names))
+        columns = starts[:, np.newaxis, np.newaxis] + wanted % MINUTES
+        values: Ints = self.rings[rows[:, np.newaxis], columns].astype(np.int64) * held
+        return values
 
     # -- snapshots --------------------------------------------------------------------------------------------------------
 

@@ -20,7 +20,8 @@ PURE = {
     "producers.errors", "producers.event", "producers.tokens",
     "producers.sources.postfix_events", "producers.sources.postfix_grammar", "producers.sources.postfix_join",
     "producers.sources.ring_cast", "producers.sources.ring_hour",
-    "streams.accumulate", "streams.close", "streams.incident", "streams.known", "streams.leaders", "streams.ledger", "streams.render",
+    "streams.accumulate", "streams.close", "streams.incident", "streams.known", "streams.leaders", "streams.ledger", "streams.moments",
+    "streams.render",
     "streams.rollup", "streams.rules", "streams.signals", "streams.table", "streams.topics", "streams.volume",
     "streams.watermark",
 }  # fmt: skip

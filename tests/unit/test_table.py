@@ -36,9 +36,12 @@ def copies_by_interval(table: Table, row: Rows, ring: str, minute: int) -> dict[
     """Interval -> copies, of those that are not zero."""
     length, minutes = RINGS[ring].length, RINGS[ring].minutes
     newest = minute // minutes
-    values = table.series(int(row[0]), ring, minute)
-    assert len(values) == length
-    return {newest - length + 1 + index: value for index, value in enumerate(values) if value}
+    sums = [int(table.recent(row, ring, minute, intervals)[0]) for intervals in range(length + 1)]
+    held = {newest - age: sums[age + 1] - sums[age] for age in range(length) if sums[age + 1] > sums[age]}
+    if ring == "minute_copies":
+        last = table.last_minutes(row, minute)[0, 0].tolist()
+        assert held == {newest - length + 1 + index: value for index, value in enumerate(last) if value}
+    return held
 
 
 # -- rotation -------------------------------------------------------------------------------------------------------------
@@ -124,7 +127,7 @@ def test_nothing_is_recent_of_a_new_row() -> None:
     table = Table()
     row = row_of(table)
     assert table.recent(row, "day_copies", START, 35)[0] == 0
-    assert table.series(int(row[0]), "minute_unwanted", START) == [0] * MINUTES
+    assert table.last_minutes(row, START).tolist() == [[[0] * MINUTES]] * 2
 
 
 # -- ledger ---------------------------------------------------------------------------------------------------------------
