@@ -52,10 +52,10 @@ class Refused(msgspec.Struct, frozen=True):
 class InputPartition:
     """What COUNT knows of one input partition between two commits."""
 
-    __slots__ = ("_recent", "at_end", "held", "idle", "last_ms", "next", "poisoned", "progress", "start")
+    __slots__ = ("_recent", "at_end", "end", "held", "idle", "last_ms", "next", "poisoned", "progress", "start")
 
     def __init__(self, offset: int, progress: InputProgress, now_ms: int) -> None:
-        self.start = self.next = offset
+        self.start = self.next = self.end = offset
         self.progress = progress
         self.last_ms = now_ms
         self.at_end = self.idle = self.held = self.poisoned = False
@@ -200,9 +200,17 @@ class Count:
             end = messages[own[-1]].offset() + 1
             self._inputs[partition].saw(len(own), bad_in[partition], end, now_ms)
 
-    def at_end(self, partition: int) -> None:
+    def at_end(self, partition: int, end: int) -> None:
         """Silence may begin to count."""
-        self._inputs[partition].at_end = True
+        place = self._inputs[partition]
+        place.at_end, place.end = True, end
+
+    def reaches(self, ends: Mapping[int, int]) -> None:
+        """A partition with more on its way is not silent, though its records wait behind those of another."""
+        for partition, end in ends.items():
+            place = self._inputs[partition]
+            if place.at_end and end > place.end:
+                place.at_end = place.idle = False
 
     def held_back(self) -> Mapping[int, bool]:
         """Pauses a poisoned partition, and one whose event time runs far ahead of the slowest active one.

@@ -158,8 +158,11 @@ class Track:
             )
         return rollup
 
-    def at_end(self, partition: int) -> None:
+    def at_end(self, partition: int, end: int) -> None:
         """Of no meaning here: time comes with the records."""
+
+    def reaches(self, ends: Mapping[int, int]) -> None:
+        """Of no meaning here either."""
 
     def held_back(self) -> Mapping[int, bool]:
         """Never: what waits is bounded by COUNT."""

@@ -80,8 +80,11 @@ class Stage(Protocol):
     def take(self, messages: Sequence[Message], now_ms: int) -> None:
         """Adds records to the sums."""
 
-    def at_end(self, partition: int) -> None:
-        """This partition was read to its stable end."""
+    def at_end(self, partition: int, end: int) -> None:
+        """This partition was read to its stable end: the offset after all that was there, markers of transactions included."""
+
+    def reaches(self, ends: Mapping[int, int]) -> None:
+        """How far each owned partition is known to reach: beyond what was handed over, there may be records on their way."""
 
     def held_back(self) -> Mapping[int, bool]:
         """Whether each owned partition should be paused now."""
@@ -163,21 +166,23 @@ class Worker:
 
     def _take(self, messages: Sequence[Message], now_ms: int) -> None:
         """Hands on the records among what `consume` gave, then the ends that no record followed; handles faults."""
-        records, ended = [], set()
+        records: list[Message] = []
+        ended: dict[int, int] = {}
         for message in messages:
             partition, error = message.partition(), message.error()
             if error is not None and error.code() != KafkaError._PARTITION_EOF:
                 self._on_error(message, error)
-            elif partition in self._next:
+            elif partition in self._next and (offset := message.offset()) is not None:
                 if error is not None:
-                    ended.add(partition)
+                    ended[partition] = offset
                     continue
                 records.append(message)
-                ended.discard(partition)
-                self._next[partition] = message.offset() + 1  # type: ignore[operator]
+                ended.pop(partition, None)
+                self._next[partition] = offset + 1
         self._stage.take(records, now_ms)
-        for partition in ended:
-            self._stage.at_end(partition)
+        for partition, end in ended.items():
+            self._stage.at_end(partition, end)
+        self._stage.reaches(self._ends())
 
     def _on_error(self, message: Message, error: KafkaError) -> None:
         code = error.code()
@@ -289,13 +294,16 @@ class Worker:
             return
         self._stage.committed(Outcome(_now_ms(), time.monotonic() - began_s, self._lag()))
 
+    def _ends(self) -> dict[int, int]:
+        """From what the last fetch said of each partition; no request is made."""
+        places = {partition: TopicPartition(self._topic, partition) for partition in self._next}
+        return {
+            partition: self._consumer.get_watermark_offsets(place, cached=True)[1]
+            for partition, place in places.items()
+        }
+
     def _lag(self) -> dict[int, int]:
-        """From what the last fetch said of each partition's end; no request is made."""
-        lag = {}
-        for partition, offset in self._next.items():
-            _, high = self._consumer.get_watermark_offsets(TopicPartition(self._topic, partition), cached=True)
-            lag[partition] = max(high - offset, 0)
-        return lag
+        return {partition: max(end - self._next[partition], 0) for partition, end in self._ends().items()}
 
     def _produce(self, record: Outgoing) -> None:
         while True:

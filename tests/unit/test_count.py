@@ -257,6 +257,10 @@ def test_an_offset_carries_the_event_time_that_the_next_owner_goes_on_from() -> 
 # -- idleness -------------------------------------------------------------------------------------------------------------
 
 
+END = 2
+"""After one record and the marker of its transaction."""
+
+
 def idle_at(counting: Count, now_ms: int) -> bool:
     counting.due(now_ms)
     return ranges(flush(counting, now_ms - SETTINGS.flush_ms))[0].idle
@@ -267,7 +271,7 @@ def test_a_partition_is_idle_when_it_was_read_to_its_end_and_silent() -> None:
     take(counting, records([encoded(mail())]))
     assert not idle_at(counting, WALL_MS + 29_999)
     assert not idle_at(counting, WALL_MS + 99_999), "silent, but its end was not seen"
-    counting.at_end(0)
+    counting.at_end(0, END)
     assert not idle_at(counting, WALL_MS + 29_999)
     assert idle_at(counting, WALL_MS + 30_000)
 
@@ -275,10 +279,21 @@ def test_a_partition_is_idle_when_it_was_read_to_its_end_and_silent() -> None:
 def test_a_record_ends_idleness_at_once() -> None:
     counting = stage()
     take(counting, records([encoded(mail())]))
-    counting.at_end(0)
+    counting.at_end(0, END)
     assert idle_at(counting, WALL_MS + 30_000)
     take(counting, records([encoded(mail())], 1), WALL_MS + 40_000)
     assert not idle_at(counting, WALL_MS + 80_000)
+
+
+def test_a_partition_with_records_on_their_way_is_not_idle() -> None:
+    # offsets   0 read, end seen at END      the broker now holds more: it was published while others were read
+    counting = stage()
+    take(counting, records([encoded(mail())]))
+    counting.at_end(0, END)
+    counting.reaches({0: END})
+    assert idle_at(counting, WALL_MS + 30_000)
+    counting.reaches({0: END + 1})
+    assert not idle_at(counting, WALL_MS + 90_000)
 
 
 def test_a_flush_is_due_when_something_moved_and_an_interval_has_passed() -> None:
@@ -290,7 +305,7 @@ def test_a_flush_is_due_when_something_moved_and_an_interval_has_passed() -> Non
     assert not counting.due(WALL_MS + 999)
     assert counting.due(WALL_MS + 1_000)
     flush(counting, WALL_MS + 1_000)
-    counting.at_end(0)
+    counting.at_end(0, END)
     assert not counting.due(WALL_MS + 30_999)
     assert counting.due(WALL_MS + 31_000), "idleness moves time"
 
@@ -369,7 +384,7 @@ def test_nobody_waits_for_a_partition_that_is_idle_or_has_no_event() -> None:
     assert not any(counting.held_back().values())
     at(counting, 0, 0, 0)
     assert counting.held_back()[1]
-    counting.at_end(0)
+    counting.at_end(0, END)
     counting.due(WALL_MS + 30_000)
     assert not any(counting.held_back().values())
 

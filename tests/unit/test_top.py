@@ -89,7 +89,7 @@ def test_only_the_kinds_asked_for_are_shown() -> None:
 
 def test_what_is_nobody_s_does_not_lead() -> None:
     board = board_of(
-        leaders(0, a_leader("campaign:(none)", 9), a_leader("campaign:(other)", 8), a_leader("campaign:a"))
+        leaders(0, a_leader("campaign:(none)", 9), a_leader("campaign:(other):3", 8), a_leader("campaign:a"))
     )
     assert [row.entity for row in board.rows(["campaign"])] == ["campaign:a"]
 
