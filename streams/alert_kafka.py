@@ -7,6 +7,7 @@ is the one after the last signal whose alerts the broker has confirmed: signals 
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any, Final, cast
 
@@ -15,9 +16,10 @@ from aiokafka.errors import KafkaError
 from faust.transport.consumer import RecordMap
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, Message
+from faust.types.transports import ConsumerCallback
 from mode import Service
 
-from producers.errors import Fenced, SystemFault, Unavailable
+from producers.errors import AuditFailure, Fenced, SystemFault, Unavailable
 from streams.clients import TIMEOUT_MS, aiokafka_security
 from streams.settings import Settings
 
@@ -64,15 +66,19 @@ class ReadCommittedThread(driver.AIOKafkaConsumerThread):
         timeout: float | None = None,
         max_records: int | None = None,
     ) -> RecordMap:
-        """Fetches of the partitions that were active when it was asked.
+        """Fetches of the partitions active now; of signals, only once a rebalance has ended.
 
-        Faust changes its set of active partitions while a fetch waits, and aiokafka takes an empty set for all: between the end of a
-        restore and the start of the stream, signals would be fetched and thrown away, for good where nothing is committed yet.
+        Faust 0.15 lets the stream start while it still seeks to the committed offsets, and then empties the stream's queue: what
+        was fetched in between is thrown away. It also changes its set of active partitions while a fetch waits, and aiokafka takes an empty
+        set for all.
         """
-        if not active_partitions:
+        wanted = set(active_partitions or ())
+        if self.app.rebalancing:
+            wanted = {tp for tp in wanted if tp.topic in self.app.tables.changelog_topics}
+        if not wanted:
             await asyncio.sleep(_IDLE_S)
             return {}
-        return await super()._fetch_records(consumer, set(active_partitions), timeout, max_records)
+        return await super()._fetch_records(consumer, wanted, timeout, max_records)
 
     def check_membership(self) -> None:
         """Whether this worker is still the member of the group that it was. Raises `Fenced`, `KafkaError`.
@@ -95,20 +101,45 @@ class ReadCommittedThread(driver.AIOKafkaConsumerThread):
 
 
 class HandledConsumer(driver.Consumer):
-    """Commits what `handled` was told, nothing else."""
+    """Commits what `handled` was told, in the order it was delivered, nothing else."""
 
     _thread: ReadCommittedThread
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, transport: driver.Transport, callback: ConsumerCallback, **options: Any) -> None:
         self._next: dict[TP, int] = {}
-        super().__init__(*args, **kwargs)
+        self._unhandled: dict[TP, deque[Message]] = {}
+
+        async def deliver(message: Message) -> None:
+            if self.app.topics.acks_enabled_for(message.topic):
+                self._unhandled.setdefault(message.tp, deque()).append(message)
+            await callback(message)
+
+        super().__init__(transport, deliver, **options)
 
     def _new_consumer_thread(self) -> ReadCommittedThread:
         return ReadCommittedThread(self, loop=self.loop, beacon=self.beacon)
 
     def handled(self, message: Message) -> None:
-        """Everything of this partition up to and with this message may be committed."""
+        """Everything of this partition up to and with this message may be committed. Raises `AuditFailure`.
+
+        A standing audit: each message that was delivered is handled, in order, or the worker must read it again. One that was delivered
+        before the last seek or rebalance is no longer known, and counts for nothing.
+        """
+        unhandled = self._unhandled.get(message.tp)
+        if not unhandled or not any(message is one for one in unhandled):
+            return
+        if message is not unhandled[0]:
+            raise AuditFailure(
+                f"{message.topic} {message.partition}: offset {unhandled[0].offset} was read but never handled, though "
+                f"{message.offset} was; it is not committed, and a restart reads it again"
+            )
+        unhandled.popleft()
         self._next[message.tp] = message.offset + 1
+
+    async def perform_seek(self) -> None:
+        """Everything that is not committed is delivered again."""
+        self._unhandled.clear()
+        await super().perform_seek()
 
     @Service.task
     async def _watch(self) -> None:
@@ -137,6 +168,7 @@ class HandledConsumer(driver.Consumer):
         await super().on_partitions_revoked(revoked)
         for tp in revoked:
             self._next.pop(tp, None)
+            self._unhandled.pop(tp, None)
 
     def _filter_tps_with_pending_acks(self, topics: Any = None) -> Iterator[TP]:
         return iter(tuple(self._next))

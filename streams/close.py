@@ -4,11 +4,10 @@
                                                           └──▶ hour or day over ──▶ facts
 
 A cell is late when its minute was over by the events before it in its own input partition (or, where that had been idle, by the records
-before it here); it is added after the minute it came after. So neither facts nor judgements depend on how a log was cut into batches. Late cells revise hours and days, never a judgement. Cells that wait are not saved: they are read again from `mail-rollups`.
+before it here); it is added after the minute it came after. So neither facts nor judgements depend on how a log was cut into batches. Late cells revise hours and days, never a judgement. WaitingCells that wait are not saved: they are read again from `mail-rollups`.
 """
 
 from bisect import bisect_right
-from collections import deque
 from collections.abc import Iterable
 from operator import itemgetter
 from typing import Final
@@ -17,80 +16,21 @@ import msgspec
 import numpy as np
 
 from streams.incident import OPEN, Life, Signal, step
+from streams.layout import MINUTES_A_DAY, SPANS, Field, Rows, Span
 from streams.moments import Moments, added_by_minute
-from streams.rollup import INTAKE, ON_TIME, Bools, Ints, Rollup, cells_of
+from streams.rollup import INTAKE, ON_TIME, Ints, Rollup, cells_of
 from streams.rules import SEVERITIES, Columns, Limits, Verdicts, evaluate, may_speak
 from streams.signals import signal_of
-from streams.table import MINUTES_A_DAY, SPANS, Field, Row, Rows, Span, Table, summed
+from streams.table import Row, Table, summed
 from streams.volume import COUNTERS, FACT_VERSION, KINDS, Fact
-from streams.watermark import NEVER, Clock, InputState
+from streams.waiting import Marker, Partition, WaitingCells, between, by_order, joined
+from streams.watermark import NEVER, Clock
 
-MARKER_VERSION: Final = 1
 _LIFE: Final = slice(Field.STATE, Field.RESOLVED + 1)
 _COPIES, _UNWANTED, _TRAPS = (COUNTERS.index(name) for name in ("copies", "unwanted", "traps"))
 _CAMPAIGN, _INTAKE_KIND = KINDS.index("campaign"), KINDS.index(INTAKE)
 _NO_MINUTE: Final = 1 << 62
 _EXPIRES_MINUTES: Final = 35 * 1440
-
-
-class Marker(msgspec.Struct, frozen=True, array_like=True):
-    """Where a partition stands: one record of `track-changelog` in each transaction. What it says must equal the group's offset."""
-
-    v: int
-    topic_id: str
-    next_offset: int
-    """Of `mail-rollups`: everything before it is in the rows, or waits."""
-    waits_from: int
-    """The oldest rollup that holds a waiting cell."""
-    closed: int
-    rows: int
-    """Rows in the changelog: fewer found means that it lost some."""
-    epoch: int
-    """Transactions so far: what keeps parts of facts apart."""
-    late_copies: int
-    too_late_copies: dict[str, int]
-    inputs: dict[int, InputState]
-
-
-class Partition:
-    """What the core knows of one partition."""
-
-    __slots__ = ("clock", "epoch", "late_copies", "next_offset", "too_late_copies", "waiting")
-
-    def __init__(self, clock: Clock, next_offset: int) -> None:
-        self.clock = clock
-        self.next_offset = next_offset
-        self.epoch = 0
-        self.late_copies = 0
-        self.too_late_copies: dict[str, int] = {span.name: 0 for span in SPANS}
-        self.waiting: deque[tuple[int, int]] = deque()
-        """(offset, last minute waited for) of the records that may hold waiting cells, oldest first."""
-
-    @property
-    def waits_from(self) -> int:
-        """The oldest record with a cell of a minute that is not closed."""
-        while self.waiting and self.waiting[0][1] <= self.clock.closed:
-            self.waiting.popleft()
-        return self.waiting[0][0] if self.waiting else self.next_offset
-
-    def marker(self, topic_id: str, rows: int) -> Marker:
-        """For the changelog, with this transaction counted."""
-        return Marker(
-            MARKER_VERSION, topic_id, self.next_offset, self.waits_from, self.clock.closed, rows, self.epoch + 1,
-            self.late_copies, self.too_late_copies, self.clock.inputs,
-        )  # fmt: skip
-
-
-class _Cells(msgspec.Struct, frozen=True):
-    """Waiting cells as columns. `order` is minute * 2; of a late cell the minute it came after, * 2 + 1."""
-
-    order: Ints
-    minute: Ints
-    rows: Rows
-    counters: Ints
-
-    def where(self, chosen: "Bools | Rows | slice") -> "_Cells":
-        return _Cells(self.order[chosen], self.minute[chosen], self.rows[chosen], self.counters[:, chosen])
 
 
 class Closer:
@@ -110,7 +50,7 @@ class Closer:
         self._limits = limits
         self._quiet_minutes = quiet_minutes
         self._grace_ms = grace_ms
-        self._waiting: list[_Cells] = []
+        self._waiting: list[WaitingCells] = []
         self._late: dict[tuple[Span, int, int], Ints] = {}
         self._open: set[int] = set()
         self._spans_open = False
@@ -181,7 +121,7 @@ class Closer:
             order = np.where(after != ON_TIME, after * 2 + 1, minute * 2)
         rows = self.table.rows_for(rollup.names, rollup.partition)[cells.name_of]
         waits = order >> 1 > place.clock.closed if again else np.ones(len(order), dtype=np.bool_)
-        self._waiting.append(_Cells(order, minute, rows, cells.counters).where(waits))
+        self._waiting.append(WaitingCells(order, minute, rows, cells.counters).where(waits))
         place.waiting.append((offset, int(order.max()) >> 1))
         if not again:
             campaigns = self.table.kind[rows] == _CAMPAIGN  # every copy is in one campaign: counted once
@@ -208,9 +148,9 @@ class Closer:
     def _waiting_is_late(self) -> bool:
         return any((cells.order & 1).any() for cells in self._waiting)
 
-    def _due(self) -> _Cells:
+    def _due(self) -> WaitingCells:
         """Takes the cells whose minute is over in their own partition, by order."""
-        everything = _joined(self._waiting)
+        everything = joined(self._waiting)
         closable = np.full(max(self.partitions, default=0) + 1, NEVER, dtype=np.int64)
         for partition, place in self.partitions.items():
             closable[partition] = place.clock.closable
@@ -219,10 +159,10 @@ class Closer:
         chosen = everything.where(due)
         return chosen.where(np.argsort(chosen.order, kind="stable"))
 
-    def _close_minutes(self, over: dict[int, Clock], cells: _Cells) -> None:
+    def _close_minutes(self, over: dict[int, Clock], cells: WaitingCells) -> None:
         """Stretch by stretch: minutes of one hour, of the same partitions, in which no late cell comes."""
         is_late = cells.order & 1 == 1
-        late, on_time = _by_order(cells.where(is_late)), cells.where(~is_late)
+        late, on_time = by_order(cells.where(is_late)), cells.where(~is_late)
         visits = sorted({*on_time.minute.tolist(), *late})
         began = [clock.closed + 1 for clock in over.values() if clock.closed != NEVER]
         end = max([*(clock.closable for clock in over.values()), *visits[-1:]], default=NEVER)
@@ -230,7 +170,7 @@ class Closer:
         while minute <= end:
             active = [p for p, clock in over.items() if clock.closed < minute <= clock.closable]
             last = self._stretch(minute, active, over, late)
-            self._close_stretch(minute, last, active, on_time.where(_between(on_time.minute, minute, last)))
+            self._close_stretch(minute, last, active, on_time.where(between(on_time.minute, minute, last)))
             if last in late:
                 self._fold_late(late[last], last)
             minute = self._next_minute(last, visits)
@@ -238,7 +178,7 @@ class Closer:
             self.minutes_closed += end - self.newest if self.newest != NEVER else 1
             self.newest = end
 
-    def _stretch(self, minute: int, active: list[int], over: dict[int, Clock], late: dict[int, _Cells]) -> int:
+    def _stretch(self, minute: int, active: list[int], over: dict[int, Clock], late: dict[int, WaitingCells]) -> int:
         """The last minute of the stretch that begins with `minute`."""
         if not active:
             return minute
@@ -255,7 +195,7 @@ class Closer:
         hour_end = (last + 1) // 60 * 60 + 59
         return min([*next_visit, *([hour_end] if self._spans_open else [])], default=_NO_MINUTE)
 
-    def _close_stretch(self, first: int, last: int, active: list[int], cells: _Cells) -> None:
+    def _close_stretch(self, first: int, last: int, active: list[int], cells: WaitingCells) -> None:
         rows = self._at_stake(cells, first, active)
         before = self.table.last_minutes(rows, first - 1)
         self._fold(cells)
@@ -267,7 +207,7 @@ class Closer:
             if (last + 1) % span.minutes == 0:
                 self._close_span(span, active)
 
-    def _at_stake(self, cells: _Cells, first: int, active: list[int]) -> Rows:
+    def _at_stake(self, cells: WaitingCells, first: int, active: list[int]) -> Rows:
         """Rows that must be judged: those that can speak with all that the stretch brings, and those with an open incident."""
         table = self.table
         watched = [row for row in self._open if table.partition[row] in active]
@@ -277,7 +217,7 @@ class Closer:
         speaks = may_speak(unwanted + due[0], traps + due[1], self._limits) & ~table.bucket[rows]
         return np.union1d(rows[speaks], np.array(watched, dtype=np.intp))
 
-    def _fold(self, cells: _Cells) -> None:
+    def _fold(self, cells: WaitingCells) -> None:
         if not len(cells.rows):
             return
         self.cells_folded += len(cells.rows)
@@ -287,7 +227,7 @@ class Closer:
             parts[partition] = place.epoch * 2
         self.table.fold(cells.rows, cells.minute, cells.counters, parts)
 
-    def _fold_late(self, cells: _Cells, after: int) -> None:
+    def _fold_late(self, cells: WaitingCells, after: int) -> None:
         """Adds late cells to the hours and days that are still held; what is older is counted as too late."""
         self.cells_folded += len(cells.rows)
         for minute in np.unique(cells.minute).tolist():
@@ -493,30 +433,6 @@ class Closer:
             day, hour = (self.table.recent(intake, "hour_copies", minute, hours) for hours in (25, 1))
             totals[places] = day - hour
         return totals[partitions]
-
-
-def _joined(parts: list[_Cells]) -> _Cells:
-    if not parts:
-        nothing = np.zeros(0, dtype=np.int64)
-        return _Cells(nothing, nothing, nothing.astype(np.intp), np.zeros((len(COUNTERS), 0), dtype=np.int64))
-    return _Cells(
-        np.concatenate([cells.order for cells in parts]),
-        np.concatenate([cells.minute for cells in parts]),
-        np.concatenate([cells.rows for cells in parts]),
-        np.concatenate([cells.counters for cells in parts], axis=1),
-    )
-
-
-def _by_order(cells: _Cells) -> dict[int, _Cells]:
-    """Late cells, which lie in order, by the minute they came after."""
-    keys, starts = np.unique(cells.order >> 1, return_index=True)
-    bounds = [*starts.tolist(), len(cells.order)]
-    return {key: cells.where(slice(*bounds[at : at + 2])) for at, key in enumerate(keys.tolist())}
-
-
-def _between(minute: Ints, first: int, last: int) -> slice:
-    """Where ascending minutes lie in [first, last]."""
-    return slice(int(np.searchsorted(minute, first)), int(np.searchsorted(minute, last, side="right")))
 
 
 def _fact(entity: str, span: Span, start: int, part: int, revision: int, counters: list[int]) -> Fact:

@@ -5,8 +5,9 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from streams.incident import OPEN
+from streams.layout import Field
 from streams.rules import MONTH_MINUTES, SEVERITIES, TIERS
-from streams.table import Field, Table
+from streams.table import Table
 from streams.volume import KINDS, Leader
 
 RANKED: Final = 60

@@ -10,9 +10,10 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
+from streams.layout import MINUTES, SPANS, Rows
 from streams.rollup import Bools, Ints
 from streams.rules import Columns
-from streams.table import MINUTES, SPANS, Rows, Table
+from streams.table import Table
 from streams.volume import COUNTERS
 
 _FORGED: Final = SPANS[0].counters.start + COUNTERS.index("forged")

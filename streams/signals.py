@@ -19,10 +19,11 @@ from streams.incident import (
     incident_id,
     severity_name,
 )
+from streams.layout import MINUTES_A_DAY, Field
 from streams.moments import Seen
 from streams.rollup import MINUTE_MS, hll_estimate
 from streams.rules import TIERS, Limits, Verdicts, poisson_interval, severity_of_line
-from streams.table import MINUTES_A_DAY, Field, Table
+from streams.table import Table
 
 _KINDS: Final[tuple[Kind, ...]] = ("campaign", "account", "domain", "ip", "net")
 _WINDOWS: Final = {10: "10 minutes", 60: "hour", MINUTES_A_DAY: "day"}

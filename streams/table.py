@@ -6,140 +6,38 @@ touches costs nothing. Rings are uint32 and saturate (4.29 billion copies an hou
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from enum import IntEnum
 from itertools import pairwise
-from typing import Final, Literal, TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from streams.known import Known
+from streams.layout import (
+    COUNTER_INDEX,
+    EMPTY_LEDGER,
+    GROUPS,
+    HELD_GROUPS,
+    LEDGER_WIDTH,
+    MINUTES,
+    NO_MINUTE,
+    NOT_YET,
+    RINGS,
+    RINGS_WIDTH,
+    SATURATED,
+    SPANS,
+    Field,
+    Rings,
+    Rows,
+    Span,
+)
 from streams.rollup import Detail, Ints
 from streams.topics import ENTITY_PARTITIONS
-from streams.volume import COUNTERS, is_bucket, kind_of
+from streams.volume import is_bucket, kind_of
 
 ROW_VERSION: Final = 1
-MINUTES, HOURS, DAYS = 60, 48, 35
-MINUTES_AN_HOUR, MINUTES_A_DAY = 60, 1440
-_SATURATED: Final = np.iinfo(np.uint32).max
-_INDEX: Final = {name: index for index, name in enumerate(COUNTERS)}
-
-Rows = NDArray[np.intp]
 _N = TypeVar("_N", bound=np.generic)
-
-
-class Ring(msgspec.Struct, frozen=True):
-    """One ring: which counter, over how many intervals of how many minutes, and where its columns lie."""
-
-    counter: int
-    length: int
-    minutes: int
-    column: int
-
-
-class Rings(msgspec.Struct, frozen=True):
-    """Rings of one interval, side by side."""
-
-    names: tuple[str, ...]
-    counters: tuple[int, ...]
-    length: int
-    minutes: int
-    first: int
-
-    @property
-    def last(self) -> int:
-        """One past the last column."""
-        return self.first + self.length * len(self.names)
-
-    def columns(self, minute: int) -> Ints:
-        """The column of each ring that holds a minute's interval."""
-        return self.first + self.length * np.arange(len(self.names)) + minute // self.minutes % self.length
-
-
-def _lay_out() -> tuple[Rings, ...]:
-    groups: list[Rings] = []
-    for prefix, length, minutes, counters in (
-        ("minute", MINUTES, 1, ("copies", "unwanted")),
-        ("hour", HOURS, MINUTES_AN_HOUR, ("copies", "unwanted")),
-        ("day", DAYS, MINUTES_A_DAY, ("copies", "unwanted", "traps", "complaints")),
-    ):
-        names = tuple(f"{prefix}_{counter}" for counter in counters)
-        places = tuple(_INDEX[counter] for counter in counters)
-        groups.append(Rings(names, places, length, minutes, groups[-1].last if groups else 0))
-    return tuple(groups)
-
-
-_GROUPS: Final = _lay_out()
-_HELD_GROUPS: Final = _GROUPS[1:]
-"""What a late cell may still change: hours and days, never the minutes that rules have judged."""
-RINGS: Final = {
-    name: Ring(counter, group.length, group.minutes, group.first + group.length * place)
-    for group in _GROUPS
-    for place, (name, counter) in enumerate(zip(group.names, group.counters, strict=True))
-}
-_WIDTH: Final = _GROUPS[-1].last
-
-
-class Field(IntEnum):
-    """Columns of the ledger before the counters. Times are minutes since the epoch, `NOT_YET` for never."""
-
-    CLOCK = 0
-    FIRST_SEEN = 1
-    LAST_SEEN = 2
-    FIRST_TRAP = 3
-    HOUR = 4
-    HOUR_PART = 5
-    HOUR_REVISION = 6
-    HOUR_DIRTY = 7
-    DAY = 8
-    DAY_PART = 9
-    DAY_REVISION = 10
-    DAY_DIRTY = 11
-    STATE = 12
-    OPENED = 13
-    SEVERITY = 14
-    PEAK = 15
-    TIER = 16
-    SEQ = 17
-    LAST_SPOKE = 18
-    LOWER_SINCE = 19
-    RESOLVED = 20
-
-
-NOT_YET: Final = -1
-_NO_MINUTE: Final = 1 << 62
-_ABSENT: Final = (
-    Field.CLOCK, Field.FIRST_SEEN, Field.LAST_SEEN, Field.FIRST_TRAP, Field.HOUR, Field.DAY, Field.OPENED,
-    Field.LAST_SPOKE, Field.LOWER_SINCE, Field.RESOLVED,
-)  # fmt: skip
-
-
-class Span(msgspec.Struct, frozen=True, eq=False):
-    """A length of fact: its ledger columns, and how long after its end a late cell may still revise it. There are two, told apart by identity."""
-
-    name: Literal["hour", "day"]
-    minutes: int
-    held: int
-    """In spans: late cells of older ones are too late."""
-    start: Field
-    part: Field
-    revision: Field
-    dirty: Field
-    counters: slice
-
-
-_COUNTED: Final = len(Field)
-SPANS: Final = (
-    Span("hour", MINUTES_AN_HOUR, HOURS, Field.HOUR, Field.HOUR_PART, Field.HOUR_REVISION, Field.HOUR_DIRTY,
-         slice(_COUNTED, _COUNTED + len(COUNTERS))),
-    Span("day", MINUTES_A_DAY, DAYS, Field.DAY, Field.DAY_PART, Field.DAY_REVISION, Field.DAY_DIRTY,
-         slice(_COUNTED + len(COUNTERS), _COUNTED + 2 * len(COUNTERS))),
-)  # fmt: skip
-_LEDGER_WIDTH: Final = _COUNTED + 2 * len(COUNTERS)
-_EMPTY: Final = np.zeros(_LEDGER_WIDTH, dtype=np.int64)
-"""The ledger of a row without volume."""
-_EMPTY[list(_ABSENT)] = NOT_YET
 
 
 class Row(msgspec.Struct, frozen=True, array_like=True):
@@ -169,8 +67,8 @@ class Table:
         self.kind = np.zeros(capacity, dtype=np.int8)
         """Index into `KINDS`."""
         self.bucket = np.zeros(capacity, dtype=np.bool_)
-        self.rings = np.zeros((capacity, _WIDTH), dtype=np.uint32)
-        self.ledger = np.zeros((capacity, _LEDGER_WIDTH), dtype=np.int64)
+        self.rings = np.zeros((capacity, RINGS_WIDTH), dtype=np.uint32)
+        self.ledger = np.zeros((capacity, LEDGER_WIDTH), dtype=np.int64)
         self.dirty = np.zeros(capacity, dtype=np.bool_)
         """Changed since the last snapshot."""
         self.stored = np.zeros(capacity, dtype=np.bool_)
@@ -203,7 +101,7 @@ class Table:
         self.partition[rows] = partition
         self.kind[rows] = kinds
         self.bucket[rows] = buckets
-        self.ledger[rows] = _EMPTY
+        self.ledger[rows] = EMPTY_LEDGER
 
     def _grow(self) -> None:
         self.partition = _doubled(self.partition, NOT_YET)
@@ -244,7 +142,7 @@ class Table:
         rows, old, new = rows[behind], old[behind], new[behind]
         if not len(rows):
             return
-        for group in _GROUPS:
+        for group in GROUPS:
             interval = new // group.minutes
             gap = interval - old // group.minutes
             if gap.any():
@@ -281,7 +179,7 @@ class Table:
         through = int(minute.max())
         self.advance(distinct, last)  # no further: what is folded with a row must not age its minutes
         self._add_minutes(distinct, place, minute, counters)
-        self._add_to_rings(distinct, through, sums, _HELD_GROUPS)
+        self._add_to_rings(distinct, through, sums, HELD_GROUPS)
         self._note_seen(distinct, place, minute, last, counters)
         ledger = self.ledger
         for span in SPANS:
@@ -296,30 +194,30 @@ class Table:
 
     def _add_minutes(self, distinct: Rows, place: Rows, minute: Ints, counters: Ints) -> None:
         """To the rings of minutes: a row may have several in the same call."""
-        group = _GROUPS[0]
+        group = GROUPS[0]
         slots, slot = np.unique(place * group.length + minute % group.length, return_inverse=True)
         sums = summed(slot, counters[list(group.counters)], len(slots))
         row = distinct[slots // group.length]
         for number, of_ring in enumerate(sums):
             places = (row, group.first + number * group.length + slots % group.length)
-            self.rings[places] = np.minimum(self.rings[places] + of_ring, _SATURATED)
+            self.rings[places] = np.minimum(self.rings[places] + of_ring, SATURATED)
 
     def _note_seen(self, distinct: Rows, place: Rows, minute: Ints, last: Ints, counters: Ints) -> None:
         ledger = self.ledger
-        first = np.full(len(distinct), _NO_MINUTE)
+        first = np.full(len(distinct), NO_MINUTE)
         np.minimum.at(first, place, minute)
-        trap = np.full(len(distinct), _NO_MINUTE)
-        trapped = counters[_INDEX["traps"]] > 0
+        trap = np.full(len(distinct), NO_MINUTE)
+        trapped = counters[COUNTER_INDEX["traps"]] > 0
         np.minimum.at(trap, place[trapped], minute[trapped])
         for field, seen in ((Field.FIRST_SEEN, first), (Field.FIRST_TRAP, trap)):
-            new = (ledger[distinct, field] == NOT_YET) & (seen != _NO_MINUTE)
+            new = (ledger[distinct, field] == NOT_YET) & (seen != NO_MINUTE)
             ledger[distinct[new], field] = seen[new]
         ledger[distinct, Field.LAST_SEEN] = np.maximum(ledger[distinct, Field.LAST_SEEN], last)
 
     def fold_late(self, rows: Rows, sums: Ints, minute: int) -> None:
         """Adds late cells to the hours and days their rows still hold; minutes, which rules have judged, stay as they are."""
         self.advance(rows, minute)
-        for group in _HELD_GROUPS:
+        for group in HELD_GROUPS:
             clock = self.ledger[rows, Field.CLOCK] // group.minutes
             held = minute // group.minutes > clock - group.length
             self._add_to_rings(rows[held], minute, sums[:, held], (group,))
@@ -337,13 +235,13 @@ class Table:
         columns = np.concatenate([group.columns(minute) for group in groups])
         counters = [counter for group in groups for counter in group.counters]
         places = (rows[:, np.newaxis], columns)
-        self.rings[places] = np.minimum(self.rings[places] + sums[counters].T, _SATURATED)
+        self.rings[places] = np.minimum(self.rings[places] + sums[counters].T, SATURATED)
 
     def merge_rings(self, rows: Rows, into: int, minute: int) -> None:
         """Adds the rings of rows to those of another, all as of a minute."""
         everyone = np.append(rows, into)
         self.advance(everyone, minute)
-        self.rings[into] = np.minimum(self.rings[everyone].sum(axis=0, dtype=np.int64), _SATURATED)
+        self.rings[into] = np.minimum(self.rings[everyone].sum(axis=0, dtype=np.int64), SATURATED)
         self.ledger[into, Field.LAST_SEEN] = minute
         self.dirty[into] = True
 
@@ -373,7 +271,7 @@ class Table:
         wanted = minute - MINUTES + 1 + np.arange(MINUTES)
         clock = self.ledger[rows, Field.CLOCK][:, np.newaxis]
         held = (wanted > clock - MINUTES) & (wanted <= clock)
-        group = _GROUPS[0]
+        group = GROUPS[0]
         starts = group.first + group.length * np.arange(len(group.names))
         columns = starts[:, np.newaxis, np.newaxis] + wanted % MINUTES
         values: Ints = self.rings[rows[:, np.newaxis], columns].astype(np.int64) * held
@@ -395,7 +293,7 @@ class Table:
     def snapshots(self, rows: Rows) -> Iterator[tuple[str, Row]]:
         """Rows as they go into the changelog."""
         rings = _sparse(self.rings[rows], "<u2", "<u4")
-        ledgers = _sparse(self.ledger[rows] - _EMPTY, "u1", "<i8")
+        ledgers = _sparse(self.ledger[rows] - EMPTY_LEDGER, "u1", "<i8")
         for row, (ring_at, ring), (ledger_at, ledger) in zip(rows.tolist(), rings, ledgers, strict=True):
             name = self.names[row]
             known = self.known.get(row)

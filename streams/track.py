@@ -17,7 +17,7 @@ import msgspec
 from confluent_kafka import Message
 
 from producers.errors import AuditFailure
-from streams.close import MARKER_VERSION, Closer, Marker
+from streams.close import Closer
 from streams.leaders import Ranking, leaders_of, rank
 from streams.metrics import Metrics, TopSeries
 from streams.restore import Restorer
@@ -28,6 +28,7 @@ from streams.table import ROW_VERSION, Row
 from streams.topics import MAIL_ROLLUPS, MAIL_VOLUME, TRACK_CHANGELOG, VOLUME_SIGNALS, VOLUME_TOP, partition_of
 from streams.transaction import Committed, Outcome, Outgoing, Worker
 from streams.volume import Leaders
+from streams.waiting import MARKER_VERSION, Marker
 from streams.watermark import NEVER
 
 log = logging.getLogger(__name__)

@@ -15,13 +15,14 @@ import numpy as np
 
 from producers.event import MailEvent
 from streams.accumulate import Accumulator
-from streams.close import Closer, Marker
+from streams.close import Closer
 from streams.incident import Signal
 from streams.rollup import ON_TIME, InputProgress, InputRange, Rollup, cells_of
 from streams.rules import Limits
 from streams.table import Row
 from streams.topics import ENTITY_PARTITIONS
 from streams.volume import COUNTERS, Fact
+from streams.waiting import Marker
 
 GRACE_MS: Final = 60_000
 QUIET_MINUTES: Final = 360

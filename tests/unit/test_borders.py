@@ -20,10 +20,10 @@ PURE = {
     "producers.errors", "producers.event", "producers.tokens",
     "producers.sources.postfix_events", "producers.sources.postfix_grammar", "producers.sources.postfix_join",
     "producers.sources.ring_cast", "producers.sources.ring_hour",
-    "streams.accumulate", "streams.close", "streams.incident", "streams.known", "streams.leaders", "streams.ledger", "streams.moments",
+    "streams.accumulate", "streams.close", "streams.incident", "streams.known", "streams.leaders", "streams.layout", "streams.ledger", "streams.moments",
     "streams.render",
     "streams.rollup", "streams.rules", "streams.signals", "streams.table", "streams.topics", "streams.volume",
-    "streams.watermark",
+    "streams.waiting", "streams.watermark",
 }  # fmt: skip
 IMPURE = {
     "aiokafka", "asyncio", "click", "confluent_kafka", "faust", "mode", "os", "prometheus_client", "random", "secrets",

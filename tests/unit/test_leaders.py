@@ -3,9 +3,10 @@
 import numpy as np
 
 from streams.incident import OPEN
+from streams.layout import Field
 from streams.leaders import RANKED, TOLD, leaders_of, rank
 from streams.rules import CRITICAL
-from streams.table import Field, Table
+from streams.table import Table
 from streams.topics import partition_of
 from streams.volume import COUNTERS, Leader
 

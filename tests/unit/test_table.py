@@ -9,8 +9,9 @@ import pytest
 
 from streams.incident import OPEN
 from streams.known import Known
+from streams.layout import DAYS, HOURS, MINUTES, RINGS, SPANS, Field, Rows
 from streams.rollup import Detail, Ints
-from streams.table import DAYS, HOURS, MINUTES, RINGS, SPANS, Field, Row, Rows, Table
+from streams.table import Row, Table
 from streams.volume import COUNTERS
 
 DAY = 1_440
