@@ -19,7 +19,8 @@ SIGNALS = TP("volume-signals", 3)
 
 def a_message(offset: int) -> Message:
     message: Any = Message.__new__(Message)
-    message.tp, message.offset, message.acked = SIGNALS, offset, False
+    message.tp, message.topic, message.partition = SIGNALS, *SIGNALS
+    message.offset, message.acked = offset, False
     return message  # type: ignore[no-any-return]
 
 
