@@ -93,6 +93,33 @@ def test_bad_records_reach_the_dead_letter_queue_and_good_ones_beside_them_are_c
     assert bodies == [value for _, _, value in bad[:-1]] + [b"{broken"]
 
 
+def test_workers_that_come_and_go_lose_and_double_nothing(settings: Settings, environment_of: Environment) -> None:
+    records = records_of(World(Parameters(seed=13, days=3, events=50_000, trap_hits=10_000, senders=500)))
+    parts = [records[number * 10_000 : (number + 1) * 10_000] for number in range(6)]
+    with running(settings, environment_of, "count", "track"):
+        publish(settings, parts[0])
+        others = [msgspec.structs.replace(settings, slot=slot) for slot in (1, 2)]
+        with running(others[0], environment_of, "count", "track") as second:
+            publish(settings, parts[1])
+            with running(others[1], environment_of, "count", "track") as third:
+                publish(settings, parts[2])
+                wait_until(lambda: members(settings, "track") == 3, 60, "a third worker in the group")
+                publish(settings, parts[3])
+                assert [stage.stop() for stage in third] == [0, 0]
+            publish(settings, parts[4])
+            for stage in second:
+                stage.kill()
+        publish(settings, parts[5])
+        wait_for_facts(settings, expected(settings), 120)
+
+
+def members(settings: Settings, group: str) -> int:
+    """How many workers a group has."""
+    name = settings.topic(group)
+    admin = make_admin(settings)  # a client that is not held is gone before it answers
+    return len(admin.describe_consumer_groups([name])[name].result(30).members)
+
+
 def headers_of(message: Message) -> dict[str, str]:
     headers = message.headers() or []
     assert isinstance(headers, list)
