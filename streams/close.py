@@ -54,6 +54,8 @@ class Closer:
         self._late: dict[tuple[Span, int, int], Ints] = {}
         self._open: set[int] = set()
         self._spans_open = False
+        self._overdue = False
+        """Whether a cell waits for a minute that is closed already."""
 
     # -- partitions -------------------------------------------------------------------------------------------------------
 
@@ -123,6 +125,7 @@ class Closer:
         waits = order >> 1 > place.clock.closed if again else np.ones(len(order), dtype=np.bool_)
         self._waiting.append(WaitingCells(order, minute, rows, cells.counters).where(waits))
         place.waiting.append((offset, int(order.max()) >> 1))
+        self._overdue = self._overdue or bool((order[waits] >> 1 <= closable).any())
         if not again:
             campaigns = self.table.kind[rows] == _CAMPAIGN  # every copy is in one campaign: counted once
             copies = int(cells.counters[_COPIES, late & campaigns].sum())
@@ -134,7 +137,8 @@ class Closer:
     def advance(self) -> None:
         """Closes every minute that is over, in order, all partitions together where their watermarks allow."""
         over = {p: place.clock for p, place in self.partitions.items() if place.clock.closable > place.clock.closed}
-        if over or self._waiting_is_late():
+        if over or self._overdue:
+            self._overdue = False
             cells = self._due()
             self._close_minutes(over, cells)
             day_over = any(clock.closable // MINUTES_A_DAY > clock.closed // MINUTES_A_DAY for clock in over.values())
@@ -144,9 +148,6 @@ class Closer:
                 self._expire()
         if self.partitions and all(place.clock.all_idle for place in self.partitions.values()):
             self._tell_open_spans()
-
-    def _waiting_is_late(self) -> bool:
-        return any((cells.order & 1).any() for cells in self._waiting)
 
     def _due(self) -> WaitingCells:
         """Takes the cells whose minute is over in their own partition, by order."""

@@ -17,7 +17,7 @@ import numpy as np
 from confluent_kafka import Message
 
 from producers.errors import InvalidInput
-from producers.event import MAX_SKEW_MS, MailEvent, decode_lines, is_plain
+from producers.event import MAX_RECORD_BYTES, MAX_SKEW_MS, MailEvent, decode_lines, is_plain
 from streams.accumulate import Accumulator
 from streams.metrics import CounterName, GaugeName, Metrics
 from streams.rollup import ON_TIME, Bools, InputProgress, InputRange, Ints, Rollup
@@ -260,7 +260,12 @@ class Count:
             ("stage", self.name),
             ("reason", refused.reason),
         ]
-        return Outgoing(self._settings.topic(MAIL_EVENTS_DLQ), 0, None, refused.value, headers)
+        value = refused.value[:MAX_RECORD_BYTES]
+        if len(value) < len(
+            refused.value
+        ):  # compressed, it fitted the input topic; whole, it would stop the worker here
+            headers.append(("cut_from_bytes", str(len(refused.value))))
+        return Outgoing(self._settings.topic(MAIL_EVENTS_DLQ), 0, None, value, headers)
 
     def note(self, partition: int) -> str:
         """Event time goes with the offset, so that the next owner finds the same events late."""

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 from confluent_kafka import Message
 
-from producers.event import MAX_SKEW_MS
+from producers.event import MAX_RECORD_BYTES, MAX_SKEW_MS
 from streams import count
 from streams.count import POISON_WINDOW, Count
 from streams.metrics import Metrics
@@ -109,6 +109,16 @@ def test_what_cannot_be_counted_reaches_the_dead_letter_queue_as_it_came_with_it
         ("topic", "p-" + MAIL_EVENTS), ("partition", "5"), ("offset", "8"), ("line", "0"), ("stage", "count"),
         ("reason", "not_utf8"),
     ]  # fmt: skip
+    assert copies(outputs) == 1
+
+
+def test_what_is_larger_than_a_record_may_be_reaches_the_dead_letter_queue_cut_and_says_so() -> None:
+    counting = stage()
+    take(counting, records([b"x" * (MAX_RECORD_BYTES + 7), encoded(mail())]))
+    outputs = flush(counting)
+    [letter] = [out for out in outputs if out.headers]
+    assert letter.value == b"x" * MAX_RECORD_BYTES
+    assert (letter.headers or [])[-1] == ("cut_from_bytes", str(MAX_RECORD_BYTES + 7))
     assert copies(outputs) == 1
 
 
